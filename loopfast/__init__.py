@@ -1,0 +1,47 @@
+"""A drop-in replacement for asyncio's event loop: compiled extension modules over libuv.
+
+This file owns the public names. Importing it loads the compiled core and asyncio, and nothing else of weight: neither
+the cffi binding (``loopfast.uv``) nor any framework.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+try:
+    from loopfast._loop import Loop
+    from loopfast.core import libuv_version
+except ModuleNotFoundError as exc:
+    if exc.name is None or not exc.name.startswith("loopfast."):
+        raise
+    raise ImportError(
+        f"loopfast is not built: its compiled module {exc.name!r} is missing from {__path__[0]!r}. "
+        "Install a wheel, or build the source tree with `pip install -e .`; when the current directory is a source "
+        "tree that has not been built, run Python from another directory.",
+        name=exc.name,
+    ) from exc
+
+from loopfast._install import install, uninstall
+from loopfast._run import new_event_loop, run
+
+if TYPE_CHECKING:
+    from loopfast._policy import EventLoopPolicy as EventLoopPolicy
+
+__version__ = "0.1.0"
+
+# EventLoopPolicy is public but not listed: asyncio deprecated policies in 3.14 and drops them in 3.16, and a star import
+# must neither create one nor fail where they are gone.
+__all__ = ["Loop", "__version__", "install", "libuv_version", "new_event_loop", "run", "uninstall"]
+
+
+def __getattr__(name: str) -> Any:
+    """Define ``EventLoopPolicy`` on first use, so that importing loopfast never touches asyncio's policies."""
+    if name == "EventLoopPolicy":
+        from loopfast._policy import event_loop_policy_class
+
+        return event_loop_policy_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "EventLoopPolicy"])

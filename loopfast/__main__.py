@@ -1,0 +1,40 @@
+"""`python -m loopfast`: what is installed and on what machine, in a form to paste into a bug report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import loopfast
+from loopfast import _info
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m loopfast",
+        description="Print the versions, the build, the machine and the features of this loopfast installation, for bug "
+        "reports. Contains no host name and no user name.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"loopfast {loopfast.__version__} (libuv {loopfast.libuv_version()})"
+    )
+    parser.add_argument("--json", action="store_true", help="print the same facts as one JSON object")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with ``argv`` (None: the process's own arguments) and return the exit status.
+
+    Raises:
+        SystemExit: ``--help`` and ``--version`` with status 0, wrong usage with status 2.
+    """
+    arguments = _parser().parse_args(argv)
+    facts = _info.collect()
+    print(json.dumps(facts, indent=2) if arguments.json else _info.render(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
