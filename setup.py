@@ -1,0 +1,193 @@
+"""Builds the shared libuv, every loopfast/**/*.pyx and the cffi module, all linked to that one libuv.
+
+Metadata lives in pyproject.toml. Switches (environment): LOOPFAST_DEBUG=1, LOOPFAST_SYSTEM_LIBUV=1,
+LOOPFAST_SANITIZE=address,undefined, LOOPFAST_LIBUV_SOURCE=PATH, LOOPFAST_JOBS=N. Generated C goes to build/c.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+os.chdir(ROOT)
+sys.path.insert(0, str(ROOT))
+
+from vendor import build as libuv_build  # noqa: E402
+from vendor import fetch as libuv_fetch  # noqa: E402
+
+PACKAGE = "loopfast"
+GENERATED_C = "build/c"
+LIB_PACKAGE = f"{PACKAGE}._lib"
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "nonecheck": False,
+    "cdivision": True,
+    "binding": False,
+    "embedsignature": True,
+    "embedsignature.format": "clinic",  # the form inspect.signature() can parse
+}
+
+
+class LibuvExtension(Extension):
+    """The shared libuv, dressed as an extension so that in-place, editable, wheel and sdist builds all carry it."""
+
+
+class CffiExtension(Extension):
+    """A cffi API-mode module; `script` defines its `ffibuilder`."""
+
+    def __init__(self, name: str, script: str) -> None:
+        super().__init__(name, sources=[], depends=[script])
+        self.script = script
+
+
+def cython_extensions() -> list[Extension]:
+    """One extension per .pyx below the package, named after its path."""
+    headers = sorted(path.as_posix() for path in Path(PACKAGE, "includes").glob("*.h"))
+    return [
+        Extension(".".join(path.with_suffix("").parts), sources=[path.as_posix()], depends=list(headers))
+        for path in sorted(Path(PACKAGE).rglob("*.pyx"))
+    ]
+
+
+def library_path(name: str) -> list[str]:
+    """Linker arguments that let the extension `name` find loopfast/_lib from wherever the package is installed."""
+    up = "/.." * (name.count(".") - 1)
+    if sys.platform == "darwin":
+        return [f"-Wl,-rpath,@loader_path{up}/_lib"]
+    if sys.platform == "win32":
+        return []  # loopfast/__init__.py names the folder to the DLL search
+    return [f"-Wl,-rpath,$ORIGIN{up}/_lib"]
+
+
+class BuildByConfiguration(build):
+    """`build` with a folder of its own per configuration."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        if tag := libuv_build.Config.from_environment().tag:
+            self.build_base = f"build/{tag}"
+
+
+class BuildExtensions(build_ext):
+    """`build_ext` that makes libuv first and then everything that links to it."""
+
+    def finalize_options(self) -> None:
+        self.config = libuv_build.Config.from_environment()
+        if self.config.system_libuv and self.distribution.ext_modules:
+            self.distribution.ext_modules = [
+                ext for ext in self.distribution.ext_modules if not isinstance(ext, LibuvExtension)]
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = int(os.environ.get("LOOPFAST_JOBS") or os.cpu_count() or 1)
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """The shared libuv has its own file name; everything else is an ordinary extension."""
+        if fullname.rpartition(".")[0] == LIB_PACKAGE:
+            return os.path.join(*LIB_PACKAGE.split("."), libuv_build.platform_for().library)
+        return super().get_ext_filename(fullname)
+
+    def run(self) -> None:
+        pyx = [ext for ext in self.extensions if any(source.endswith(".pyx") for source in ext.sources)]
+        self.cythonize(pyx)
+        for ext in self.extensions:
+            if isinstance(ext, CffiExtension):
+                self.generate_cffi(ext)
+        super().run()
+
+    def cythonize(self, extensions: list[Extension]) -> None:
+        """Translate what changed to C below build/c and let `extensions` name the result as their source."""
+        from Cython.Build import cythonize
+
+        if not extensions:
+            return
+        # `copy`: cythonize returns new objects, setuptools has already prepared the ones it knows.
+        translated = cythonize(
+            [copy.copy(ext) for ext in extensions], build_dir=GENERATED_C, compiler_directives=DIRECTIVES,
+            include_path=["."], nthreads=min(self.parallel, len(extensions)), force=bool(self.force),
+            show_all_warnings=False)
+        by_name = {ext.name: ext for ext in translated}
+        for ext in extensions:
+            ext.sources = by_name[ext.name].sources
+
+    def generate_cffi(self, ext: CffiExtension) -> None:
+        """Write the C source of a cffi module; the file keeps its time stamp when nothing changed."""
+        ffibuilder = runpy.run_path(ext.script)["ffibuilder"]
+        target = Path(GENERATED_C, *ext.name.split(".")).with_suffix(".c")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ffibuilder.emit_c_code(str(target))
+        ext.sources = [str(target)]
+
+    def build_extensions(self) -> None:
+        self.drop_interpreter_rpath()
+        libuv = self.supply_libuv()
+        for ext in self.extensions:
+            if not isinstance(ext, LibuvExtension):
+                self.configure(ext, libuv)
+        super().build_extensions()
+
+    def drop_interpreter_rpath(self) -> None:
+        """A locally built interpreter puts its own absolute library folder into every extension; a wheel must not."""
+        if isinstance(linker := getattr(self.compiler, "linker_so", None), list):
+            self.compiler.linker_so = [word for word in linker if not word.startswith("-Wl,-rpath")]
+
+    def supply_libuv(self) -> libuv_build.Libuv:
+        """The libuv to link with: the system's, or ours built from the verified source."""
+        if self.config.system_libuv:
+            return libuv_build.system_libuv()
+        pin = libuv_fetch.Pin.load()
+        source = libuv_fetch.locate(pin, scratch=Path(self.build_temp), say=self.announce_line)
+        if source is None:
+            raise libuv_fetch.SupplyError(libuv_build.missing_source_message(pin))
+        output = Path(self.build_lib, *LIB_PACKAGE.split("."), libuv_build.platform_for().library)
+        return libuv_build.build_shared(self.compiler, source, output, Path(self.build_temp, "libuv"), self.config,
+                                        self.parallel, self.announce_line)
+
+    def announce_line(self, text: str) -> None:
+        """Progress a user sees at normal verbosity."""
+        print(text, file=sys.stderr, flush=True)
+
+    def configure(self, ext: Extension, libuv: libuv_build.Libuv) -> None:
+        """Point `ext` at libuv and our own headers, with the flags of the chosen configuration."""
+        ext.include_dirs += [f"{PACKAGE}/includes", *libuv.include_dirs]
+        ext.define_macros += libuv.macros
+        if self.config.debug:
+            ext.define_macros.append(("LOOPFAST_DEBUG", "1"))
+        ext.extra_compile_args += self.config.compile_args()
+        ext.extra_objects += libuv.objects
+        ext.extra_link_args += [*self.config.link_args(), *libuv.link_args]
+        if libuv.objects:
+            ext.extra_link_args += library_path(ext.name)
+        ext.depends += libuv.depends
+
+    def copy_extensions_to_source(self) -> None:
+        Path(*LIB_PACKAGE.split(".")).mkdir(exist_ok=True)
+        super().copy_extensions_to_source()
+
+    def build_extension(self, ext: Extension) -> None:
+        if not isinstance(ext, LibuvExtension):  # libuv itself was built before, by supply_libuv()
+            super().build_extension(ext)
+
+
+def extensions() -> list[Extension]:
+    """Everything compiled, the shared libuv first."""
+    cffi = [CffiExtension(f"{PACKAGE}.uv._uv", f"{PACKAGE}/uv/_build.py")] if Path(PACKAGE, "uv/_build.py").exists() else []
+    return [LibuvExtension(f"{LIB_PACKAGE}.uv", sources=[]), *cython_extensions(), *cffi]
+
+
+if __name__ == "__main__":
+    try:
+        setup(ext_modules=extensions(), cmdclass={"build": BuildByConfiguration, "build_ext": BuildExtensions})
+    except libuv_fetch.SupplyError as exc:
+        sys.exit(f"error: {exc}")
