@@ -15,6 +15,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+from setuptools.modified import newer_group
 
 ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)
@@ -89,6 +91,11 @@ class BuildExtensions(build_ext):
             self.distribution.ext_modules = [
                 ext for ext in self.distribution.ext_modules if not isinstance(ext, LibuvExtension)]
         super().finalize_options()
+        if self.editable_mode:
+            # setuptools points an editable build at a throw-away folder; ours is incremental and shared with --inplace.
+            usual = BuildByConfiguration(self.distribution)
+            usual.ensure_finalized()
+            self.build_lib, self.build_temp = usual.build_lib, usual.build_temp
         if self.parallel is None:
             self.parallel = int(os.environ.get("LOOPFAST_JOBS") or os.cpu_count() or 1)
 
@@ -109,14 +116,17 @@ class BuildExtensions(build_ext):
     def cythonize(self, extensions: list[Extension]) -> None:
         """Translate what changed to C below build/c and let `extensions` name the result as their source."""
         from Cython.Build import cythonize
+        from Cython.Compiler.Errors import CompileError as TranslationError
 
         if not extensions:
             return
         # `copy`: cythonize returns new objects, setuptools has already prepared the ones it knows.
-        translated = cythonize(
-            [copy.copy(ext) for ext in extensions], build_dir=GENERATED_C, compiler_directives=DIRECTIVES,
-            include_path=["."], nthreads=min(self.parallel, len(extensions)), force=bool(self.force),
-            show_all_warnings=False)
+        try:
+            translated = cythonize(
+                [copy.copy(ext) for ext in extensions], build_dir=GENERATED_C, compiler_directives=DIRECTIVES,
+                include_path=["."], nthreads=min(self.parallel, len(extensions)), force=bool(self.force))
+        except TranslationError as exc:  # Cython has printed the place already; a traceback adds nothing
+            raise CompileError(f"Cython refused {exc}") from exc
         by_name = {ext.name: ext for ext in translated}
         for ext in extensions:
             ext.sources = by_name[ext.name].sources
@@ -130,6 +140,7 @@ class BuildExtensions(build_ext):
         ext.sources = [str(target)]
 
     def build_extensions(self) -> None:
+        libuv_build.check_tools()
         self.drop_interpreter_rpath()
         libuv = self.supply_libuv()
         for ext in self.extensions:
@@ -176,8 +187,11 @@ class BuildExtensions(build_ext):
         super().copy_extensions_to_source()
 
     def build_extension(self, ext: Extension) -> None:
-        if not isinstance(ext, LibuvExtension):  # libuv itself was built before, by supply_libuv()
-            super().build_extension(ext)
+        if isinstance(ext, LibuvExtension):
+            return  # built before everything else, by supply_libuv()
+        if self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name), "newer"):
+            self.announce_line(f"compiling {ext.name}")
+        super().build_extension(ext)
 
 
 def extensions() -> list[Extension]:
