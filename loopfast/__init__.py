@@ -6,7 +6,13 @@ the cffi binding (``loopfast.uv``) nor any framework.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    # Where the extension modules find the bundled libuv; Windows has no rpath.
+    os.add_dll_directory(os.path.join(__path__[0], "_lib"))
 
 try:
     from loopfast._loop import Loop
@@ -23,11 +29,10 @@ except ModuleNotFoundError as exc:
 
 from loopfast._install import install, uninstall
 from loopfast._run import new_event_loop, run
+from loopfast._version import __version__
 
 if TYPE_CHECKING:
     from loopfast._policy import EventLoopPolicy as EventLoopPolicy
-
-__version__ = "0.1.0"
 
 # EventLoopPolicy is public but not listed: asyncio deprecated policies in 3.14 and drops them in 3.16, and a star import
 # must neither create one nor fail where they are gone.

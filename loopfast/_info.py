@@ -6,6 +6,7 @@ Only facts that explain behaviour or speed; no host name, user name or environme
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -36,21 +37,18 @@ def collect() -> dict[str, dict[str, Any]]:
     import loopfast
     from loopfast import core
 
-    build = dict(core.build_info())
-    libuv: dict[str, Any] = {
-        "libuv loaded": core.libuv_version(),
-        "libuv compiled against": build.pop("libuv_compiled", build.pop("libuv", None)),
-    }
+    build = core.build_info()
     return {
         "versions": {
             "loopfast": loopfast.__version__,
             "python": f"{platform.python_implementation()} {platform.python_version()}",
-            **libuv,
-            "cython": build.pop("cython", None),
+            "libuv loaded": build["libuv_loaded"],
+            "libuv compiled against": build["libuv_headers"],
+            "cython": build["cython"],
             "cffi": _package_version("cffi"),
             "openssl": _openssl(),
         },
-        "build": {name.replace("_", " "): value for name, value in build.items()},
+        "build": _build(build),
         "python": _python(),
         "machine": _machine(),
         "features": _features(),
@@ -93,6 +91,35 @@ def _openssl() -> str | None:
     except ImportError:  # an interpreter built without OpenSSL
         return None
     return ssl.OPENSSL_VERSION
+
+
+def _build(build: Mapping[str, Any]) -> dict[str, Any]:
+    package = str(Path(__file__).parent)
+    libraries = {_without_home(path.replace(package, "loopfast")) for path in _loaded_libraries("libuv")}
+    return {
+        "kind": "debug (assertions and counters)" if build["debug"] else "release",
+        "compiler": build["compiler"],
+        # More than one is possible, beside another loop; which of them answers is what "libuv loaded" says.
+        "libuv files": sorted(libraries) or None,
+        "installed as": _installation(),
+    }
+
+
+def _loaded_libraries(part_of_name: str) -> set[str]:
+    """Paths of the shared libraries in this process whose file name contains ``part_of_name``; Linux only."""
+    paths = re.findall(r"(/.*)$", _read("/proc/self/maps") or "", re.MULTILINE)
+    return {path for path in paths if part_of_name in os.path.basename(path)}
+
+
+def _installation() -> str:
+    """Whether the package came from a wheel, an editable installation, or is used from a source tree as it is."""
+    try:
+        distribution = importlib.metadata.distribution("loopfast")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed, source tree"
+    # https://packaging.python.org/en/latest/specifications/direct-url/
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    return "editable" if origin.get("dir_info", {}).get("editable") else "package"
 
 
 def _python() -> dict[str, Any]:
@@ -154,13 +181,14 @@ def _features() -> dict[str, Any]:
         "SO_REUSEPORT": hasattr(socket, "SO_REUSEPORT"),
         "event loop policies": hasattr(sys.modules["asyncio.events"], "set_event_loop_policy"),
         "cffi binding (loopfast.uv)": _has_cffi_binding(),
+        "write gathering": hasattr(sys.modules["loopfast"].Loop, "set_write_gathering"),
     }
 
 
 def _has_cffi_binding() -> bool:
     """Whether loopfast.uv can be imported; imports it, which is why `import loopfast` does not ask."""
     try:
-        import loopfast.uv  # noqa: F401
+        from loopfast.uv import lib  # noqa: F401
     except ImportError:
         return False
     return True
