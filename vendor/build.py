@@ -262,3 +262,10 @@ def link_shared(compiler: Any, objects: list[str], output: Path, platform: Platf
     finally:
         if saved:
             compiler.linker_so = saved
+
+
+if __name__ == "__main__":  # `python -m vendor.build`: can this machine compile at all?
+    try:
+        check_tools()
+    except SupplyError as exc:
+        sys.exit(f"error: {exc}")

@@ -1,0 +1,130 @@
+# Every task of the project. Each target sets up what it needs: a virtual environment per Python version, libuv, the
+# extensions. Rerunning is quick: only what changed is done again.
+#
+#   make help                  the list
+#   make test PYTHON=python3.13   the same with another interpreter, in its own environment
+#   make test ARGS="-k timer"     arguments for pytest (test, debug) or the measured program (demo, serve, budget)
+
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV ?= .venv/$(or $(PYTHON_VERSION),none)
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+RUN := $(BIN)/python
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+SETUP := $(RUN) setup.py -q build_ext --inplace -j$(JOBS)
+PYTEST := $(RUN) -m pytest
+LIBUV := $(if $(filter 1,$(LOOPFAST_SYSTEM_LIBUV)),,vendor/libuv/include/uv.h)
+LISTED := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(p
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+## help: this list
+help:
+	@echo 'make TARGET [PYTHON=python3.13] [ARGS="..."]'
+	@sed -n 's/^## \([a-z]*\): /\1|/p' Makefile | awk -F'|' '{ printf "  %-10s %s\n", $$1, $$2 }'
+	@echo 'later: $(LATER)'
+
+## demo: serve a FastAPI application on loopfast, talk to it, compare with asyncio
+demo: build $(VENV)/.extra-demo
+	@$(RUN) -m bench.demo $(ARGS)
+
+## serve: the same application left running, for curl and wrk (Ctrl+C ends it)
+serve: build $(VENV)/.extra-demo
+	@$(RUN) -m bench.demo --serve $(ARGS)
+
+## test: the tests, but for the slow ones of packaging
+test: build $(VENV)/.extra-test
+	$(PYTEST) tests -m "not slow" $(ARGS)
+
+## packaging: the slow tests: every supply route, sdist, wheel, editable install
+packaging: build $(VENV)/.extra-test
+	$(PYTEST) tests -m slow $(ARGS)
+
+## debug: build with assertions and counters (they stay until the next build), then test
+debug: installed $(VENV)/.extra-test
+	@LOOPFAST_DEBUG=1 $(SETUP)
+	LOOPFAST_DEBUG=1 $(PYTEST) tests -m "not slow" $(ARGS)
+
+## budget: instructions and system calls per operation beside their targets (needs valgrind and strace)
+budget: build $(VENV)/.extra-bench
+	@$(RUN) -m bench.budget $(ARGS)
+
+## wheels: sdist and wheel into dist/, on Linux repaired for other machines
+wheels: $(LIBUV) $(VENV)/.extra-dev
+	@rm -rf dist build/wheel
+	$(RUN) -m build --outdir build/wheel
+	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
+	@if [ "$$(uname -s)" = Linux ]; then PATH="$(CURDIR)/$(BIN):$$PATH" $(RUN) -m auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	else mv build/wheel/*.whl dist/; fi
+	@ls -l dist
+
+## lint: style of Python and Cython sources
+lint: $(VENV)/.extra-dev
+	$(BIN)/ruff check .
+	$(BIN)/cython-lint loopfast
+
+## typecheck: mypy over the package, the build and the tools
+typecheck: build $(VENV)/.extra-dev
+	$(BIN)/mypy
+
+## clean: remove what was built (not vendor/libuv, not the environments)
+clean:
+	rm -rf build dist loopfast/_lib *.egg-info
+	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
+
+LATER := bench parity interop torture soak asan tsan docs
+$(LATER):
+	@echo "make $@: not there yet; see 'make help' for what is" >&2
+	@exit 2
+
+.PHONY: help demo serve test packaging debug budget wheels lint typecheck clean build installed $(LATER)
+
+# ---- set-up -------------------------------------------------------------------------------------------------------
+
+build: installed
+	@$(SETUP)
+
+installed: $(VENV)/.installed
+
+# The package itself, editable. The extensions are built first, in place, so that their progress is visible; the
+# installation then finds them up to date.
+$(VENV)/.installed: pyproject.toml $(VENV)/.tools $(LIBUV)
+	@echo "building loopfast for Python $(PYTHON_VERSION)"
+	@$(SETUP)
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+vendor/libuv/include/uv.h: vendor/libuv.toml
+	@$(PYTHON) vendor/fetch.py
+	@touch $@
+
+$(VENV)/.tools: pyproject.toml | $(VENV)/.created
+	@echo "installing the build tools into $(VENV)"
+	@$(RUN) -c '$(LISTED)["build-system"]["requires"] + p["project"]["dependencies"]), sep="\n")' > $@.txt
+	@$(PIP) install -r $@.txt
+	@touch $@
+
+$(VENV)/.extra-%: pyproject.toml | $(VENV)/.tools
+	@echo "installing what '$*' needs into $(VENV)"
+	@$(RUN) -c '$(LISTED)["project"]["optional-dependencies"]["$*"]), sep="\n")' > $@.txt
+	@$(PIP) install -r $@.txt
+	@touch $@
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "error: $(PYTHON) is not Python 3.11 or later; name one with PYTHON=python3.NN" >&2; exit 1; }
+	@$(PYTHON) -m vendor.build
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV) >/dev/null || { rm -rf $(VENV); \
+	    echo "error: $(PYTHON) cannot create virtual environments (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@touch $@
