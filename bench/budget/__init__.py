@@ -1,0 +1,1 @@
+"""The cost of each operation, counted: user-space instructions (callgrind) and system calls (strace) per operation."""
