@@ -6,7 +6,9 @@ LOOPFAST_SANITIZE=address,undefined, LOOPFAST_LIBUV_SOURCE=PATH, LOOPFAST_JOBS=N
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import os
 import runpy
 import sys
@@ -136,7 +138,8 @@ class BuildExtensions(build_ext):
         ffibuilder = runpy.run_path(ext.script)["ffibuilder"]
         target = Path(GENERATED_C, *ext.name.split(".")).with_suffix(".c")
         target.parent.mkdir(parents=True, exist_ok=True)
-        ffibuilder.emit_c_code(str(target))
+        with contextlib.redirect_stdout(io.StringIO()):  # cffi prints that it did nothing
+            ffibuilder.emit_c_code(str(target))
         ext.sources = [str(target)]
 
     def build_extensions(self) -> None:

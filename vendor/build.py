@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vendor.fetch import OVERRIDE, Pin, Source, SupplyError
+from vendor import patch
+from vendor.fetch import OVERRIDE, Pin, Source, SupplyError, read_folder, write_tree
 
 COMMON = """fs-poll idna inet random strscpy strtok thread-common threadpool timer uv-common uv-data-getter-setters
     version""".split()
@@ -208,23 +209,22 @@ def build_shared(compiler: Any, source: Source, output: Path, temp: Path, config
 
     temp.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
+    tree, state = prepared_tree(source, temp)
     result = Libuv(
-        header_version(source.path / "include"), [str(source.path / "include")],
+        header_version(tree / "include"), [str(tree / "include")],
         macros=[("USING_UV_SHARED", "1")], objects=[import_library or str(output)], depends=[str(output)])
 
-    recipe = [source.release.tree, macros, args, link_args, platform.libraries, tools(compiler)]
+    recipe = [state, macros, args, link_args, platform.libraries, tools(compiler)]
     stamp, key = temp / "stamp", hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     if output.exists() and stamp.exists() and stamp.read_text() == key:
         return result
     stamp.unlink(missing_ok=True)
 
     say(f"building libuv {result.version} ({len(platform.sources)} files) into {output.name}")
-    include_dirs = [str(source.path / "include"), str(source.path / "src")]
+    include_dirs = [str(tree / "include"), str(tree / "src")]
 
     def compile_one(name: str) -> list[str]:
-        # A source path relative to nothing: distutils would recreate an absolute one below `temp`.
-        path = os.path.relpath(source.path / name)
-        objects: list[str] = compiler.compile([path], output_dir=str(temp), macros=macros, include_dirs=include_dirs,
+        objects: list[str] = compiler.compile([os.path.relpath(tree / name)], output_dir=str(temp), macros=macros, include_dirs=include_dirs,
                                               extra_postargs=args)
         return objects
 
@@ -233,6 +233,22 @@ def build_shared(compiler: Any, source: Source, output: Path, temp: Path, config
     link_shared(compiler, objects, output, platform, link_args)
     stamp.write_text(key)
     return result
+
+
+def prepared_tree(source: Source, temp: Path) -> tuple[Path, str]:
+    """A copy of `source` below `temp` with our patches applied, and a text that identifies it.
+
+    A copy even without patches: the source may lie outside the project, where distutils would put its objects beside it.
+    """
+    patches = {path.name: path.read_text(encoding="utf-8") for path in patch.patch_files()}
+    tree, marker = temp / "source", temp / "source.json"
+    state = json.dumps([source.release.tree, patches])
+    if not tree.is_dir() or not marker.is_file() or marker.read_text() != state:
+        marker.unlink(missing_ok=True)
+        write_tree(read_folder(source.path), tree)
+        patch.apply(patches, tree)
+        marker.write_text(state)
+    return tree, state
 
 
 def tools(compiler: Any) -> list[str]:
