@@ -110,13 +110,8 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"{name:20} {target.group:6} {target.ir:9,.0f} Ir {target.syscalls:6g} sys  {target.title}")
         return 0
     try:
-        from rich.console import Console
-
         native.tool("valgrind", "valgrind")
         native.tool("strace", "strace")
-    except ImportError:
-        print("bench.budget: rich is not installed: pip install 'loopfast[bench]'", file=sys.stderr)
-        return 2
     except native.Unavailable as error:
         print(f"bench.budget: {error}", file=sys.stderr)
         return 2
@@ -127,14 +122,12 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"bench.budget: {len(names)} rows on {where['python']}, {where['system']}", file=sys.stderr)
     costs = measure_all(names, loops, options.jobs, 5 if options.quick else 1, options.profile)
     subject = loops[0]
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(report.table(costs, names, loops, targets, tolerance))
+    print("\nCost of one operation: user-space instructions (Ir) and system calls (sys)\n")
+    print(report.table(costs, names, loops, targets, tolerance), end="\n\n")
     mine = [costs[name, subject] for name in names]
     states = [report.state(cost, targets[cost.row], tolerance) for cost in mine]
     print(f"{subject}: " + ", ".join(f"{states.count(each)} {each.value}" for each in report.State))
-    for line in report.notes(costs.values(), subject):
+    for line in report.notes([costs[name, loop] for loop in loops for name in names]):
         print(line)
     if options.json is not None:
         ordered = [costs[name, loop] for name in names for loop in loops]

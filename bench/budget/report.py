@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.budget.measure import Cost
+from bench.text import table as text_table
 
 DATA = Path(__file__).with_name("targets.toml")
 
@@ -85,7 +86,7 @@ def gate(costs: Iterable[Cost], targets: Mapping[str, Target], tolerance: Tolera
     for cost in costs:
         target = targets[cost.row]
         if cost.ir is None or cost.syscall_total is None:
-            refused.append(f"{cost.row}: not measured: {cost.reason}")
+            refused.append(f"{cost.row}: not measured")
             continue
         if cost.ir > target.ir * (1 + tolerance.ir):
             refused.append(f"{cost.row}: {cost.ir:.0f} instructions, target {target.ir:.0f}")
@@ -130,57 +131,42 @@ def table(
     loops: Sequence[str],
     targets: Mapping[str, Target],
     tolerance: Tolerance,
-) -> Any:
-    """Returns a rich table: a line for each row, the first of `loops` against its target, the others beside it."""
-    from rich.table import Table
-
+) -> str:
+    """Returns the table: a line for each row, the first of `loops` against its target, the others beside it."""
     subject, *others = loops
-    grid = Table(title="Cost of one operation: user-space instructions (Ir) and system calls (sys)", title_justify="left")
-    grid.add_column("operation", no_wrap=True)
-    for heading in ("target Ir", f"{subject} Ir", "of target", "target sys", f"{subject} sys"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("state")
-    for loop in others:
-        grid.add_column(f"{loop} Ir", justify="right")
-        grid.add_column(f"{loop} sys", justify="right")
-    group = None
-    for name in names:
+    headings = ["operation", "target Ir", f"{subject} Ir", "of target", "target sys", f"{subject} sys", "state"]
+    headings += [heading for loop in others for heading in (f"{loop} Ir", f"{loop} sys")]
+    rows: list[list[str] | None] = []
+    for before, name in zip([None, *names], names):
         target, cost = targets[name], costs[name, subject]
-        if group is not None and target.group != group:
-            grid.add_section()
-        group = target.group
-        verdict = state(cost, target, tolerance)
-        words = verdict.value
-        if cost.faults:
-            words += f" ({', '.join(cost.faults)})"
-        style = {State.OK: "green", State.OVER: "bold red", State.NOT_MEASURED: "yellow"}[verdict]
-        beside = [
-            text
-            for loop in others
-            for text in (number(costs[name, loop].ir), number(costs[name, loop].syscall_total, 2))
-        ]
-        grid.add_row(
+        if before is not None and targets[before].group != target.group:
+            rows.append(None)
+        rows.append([
             target.title,
             number(target.ir),
             number(cost.ir),
             "-" if cost.ir is None else f"{cost.ir / target.ir:.2f}",
             f"{target.syscalls:g}",
             number(cost.syscall_total, 2),
-            f"[{style}]{words}[/]",
-            *beside,
-        )
-    return grid
+            state(cost, target, tolerance).value,
+            *(
+                text
+                for loop in others
+                for text in (number(costs[name, loop].ir), number(costs[name, loop].syscall_total, 2))
+            ),
+        ])
+    return text_table(headings, rows, left=(0, 6))
 
 
-def notes(costs: Iterable[Cost], subject: str) -> list[str]:
-    """Returns what the table has no room for: why rows were not measured, and the faults of the loops beside `subject`."""
+def notes(costs: Iterable[Cost]) -> list[str]:
+    """Returns what the table has no room for: why rows were not measured, and which rules servers broke."""
     absent: dict[tuple[str, str], list[str]] = {}
     faults: dict[str, list[str]] = {}
     for cost in costs:
         if cost.reason is not None:
             absent.setdefault((cost.loop, cost.reason), []).append(cost.row)
-        if cost.faults and cost.loop != subject:
+        if cost.faults:
             faults.setdefault(cost.loop, []).append(f"{cost.row} ({', '.join(cost.faults)})")
     lines = [f"{loop} not measured ({', '.join(rows)}): {reason}" for (loop, reason), rows in absent.items()]
-    lines += [f"{loop} beside the rules for servers: {'; '.join(rows)}" for loop, rows in faults.items()]
+    lines += [f"{loop} makes calls a steady server should not: {'; '.join(rows)}" for loop, rows in faults.items()]
     return lines

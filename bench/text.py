@@ -1,0 +1,17 @@
+"""Plain-text tables, aligned for a fixed-width terminal and good to paste into a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str] | None], left: Sequence[int] = (0,)) -> str:
+    """Returns `rows` under `headings`; the columns numbered in `left` are aligned left, None draws a line between."""
+    widths = [max(len(row[i]) for row in [headings, *filter(None, rows)]) for i in range(len(headings))]
+    rule = "  ".join("-" * width for width in widths)
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (f"{text:<{w}}" if i in left else f"{text:>{w}}" for i, (text, w) in enumerate(zip(cells, widths)))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(headings), rule, *(rule if row is None else line(row) for row in rows)])
