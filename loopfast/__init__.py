@@ -34,8 +34,8 @@ from loopfast._version import __version__
 if TYPE_CHECKING:
     from loopfast._policy import EventLoopPolicy as EventLoopPolicy
 
-# EventLoopPolicy is public but not listed: asyncio deprecated policies in 3.14 and drops them in 3.16, and a star import
-# must neither create one nor fail where they are gone.
+# EventLoopPolicy is public but not listed: asyncio deprecated policies in 3.14 and drops them in 3.16, and a star
+# import must neither create one nor fail where they are gone.
 __all__ = ["Loop", "__version__", "install", "libuv_version", "new_event_loop", "run", "uninstall"]
 
 

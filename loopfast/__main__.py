@@ -14,8 +14,8 @@ from loopfast import _info
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m loopfast",
-        description="Print the versions, the build, the machine and the features of this loopfast installation, for bug "
-        "reports. Contains no host name and no user name.",
+        description="Print the versions, the build, the machine and the features of this loopfast installation, for "
+        "bug reports. Contains no host name and no user name.",
     )
     parser.add_argument(
         "--version", action="version", version=f"loopfast {loopfast.__version__} (libuv {loopfast.libuv_version()})"

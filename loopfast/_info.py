@@ -20,12 +20,14 @@ __all__ = ["collect", "render"]
 
 # Frameworks and loops whose version changes what a report about loopfast means; none is imported.
 _NEIGHBOURS = (
-    "uvicorn", "fastapi", "starlette", "aiohttp", "anyio", "hypercorn", "granian", "gunicorn", "websockets", "httptools",
-    "uvloop", "winloop", "rloop", "zuvloop", "aiofastnet", "gevent", "pytest-asyncio",
+    "uvicorn", "fastapi", "starlette", "aiohttp", "anyio", "hypercorn", "granian", "gunicorn", "websockets",
+    "httptools", "uvloop", "winloop", "rloop", "zuvloop", "aiofastnet", "gevent", "pytest-asyncio",
 )  # fmt: skip
 
 # Variables that change the behaviour of the loop, of libuv or of asyncio.
-_VARIABLES = ("UV_THREADPOOL_SIZE", "UV_USE_IO_URING", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHON_GIL", "LD_PRELOAD")
+_VARIABLES = (
+    "UV_THREADPOOL_SIZE", "UV_USE_IO_URING", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHON_GIL", "LD_PRELOAD",
+)  # fmt: skip
 
 
 def collect() -> dict[str, dict[str, Any]]:
@@ -259,7 +261,7 @@ def _container_hints() -> Iterator[str]:
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         yield "kubernetes"
     # systemd's convention for the name of the container manager: https://systemd.io/CONTAINER_INTERFACE
-    if name := os.environ.get("container"):
+    if name := os.environ.get("container"):  # noqa: SIM112
         yield name
     if "microsoft" in platform.release().lower():
         yield "wsl"

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from loopfast._run import new_event_loop
 
@@ -116,7 +116,7 @@ class _AfterImport:
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None:
                     if spec.loader is not None:
-                        spec.loader = _Loader(spec.loader, self)
+                        spec.loader = cast(Any, _Loader(spec.loader, self))  # a loader by its methods
                     return spec
         return None
 
@@ -131,7 +131,7 @@ class _Loader:
         return getattr(self._loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
+        return cast("ModuleType | None", self._loader.create_module(spec))
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
@@ -143,7 +143,7 @@ class _Loader:
                 self._hook.change(module)
 
 
-# --- what is replaced ---------------------------------------------------------------------------------------------------
+# --- what is replaced -------------------------------------------------------------------------------------------
 
 
 def _always(replacement: _Function) -> Callable[[_Function], _Function]:
@@ -242,9 +242,9 @@ def install() -> None:
 def uninstall() -> None:
     """Take back what install() changed.
 
-    The policy that was set before (the very object), or the default, is the policy again, and uvicorn chooses as it did.
-    What somebody else has replaced since install() is left as they set it. Loops that exist go on unchanged. Without a
-    preceding install() it does nothing.
+    The policy that was set before (the very object), or the default, is the policy again, and uvicorn chooses as it
+    did. What somebody else has replaced since install() is left as they set it. Loops that exist go on unchanged.
+    Without a preceding install() it does nothing.
     """
     global _changes, _installed
     with _lock:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopfast._run import new_event_loop
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, DefaultEventLoopPolicy
 
 __all__ = ["event_loop_policy_class", "policy_function"]
 
@@ -24,8 +27,8 @@ def policy_function(name: str) -> Any:
     return getattr(asyncio.events, f"_{name}", None) or getattr(asyncio.events, name, None)
 
 
-def _default_policy_class() -> type | None:
-    """Return the running version's own default policy, or None where policies are gone."""
+def _default_policy() -> Any:
+    """Return the running version's own default policy class, or None where policies are gone."""
     if sys.platform == "win32":
         from asyncio import windows_events as platform_events
     else:
@@ -36,31 +39,32 @@ def _default_policy_class() -> type | None:
     return None
 
 
-_DEFAULT_POLICY: Any = _default_policy_class()
+if not TYPE_CHECKING:
+    DefaultEventLoopPolicy = _default_policy()
 
-if _DEFAULT_POLICY is not None:
+if DefaultEventLoopPolicy is not None:
 
-    class EventLoopPolicy(_DEFAULT_POLICY):
+    class EventLoopPolicy(DefaultEventLoopPolicy):
         """asyncio's default policy, with loopfast's event loops.
 
         ``asyncio.set_event_loop_policy(loopfast.EventLoopPolicy())`` is the older way to say ``loopfast.install()``.
         Which loop is the current one, and child watchers up to Python 3.13, behave as in the default policy.
         """
 
-        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        __module__ = "loopfast"
+
+        def new_event_loop(self) -> AbstractEventLoop:
             """Return a new loopfast event loop."""
             return new_event_loop()
 
-    EventLoopPolicy.__module__ = "loopfast"
 
-
-def event_loop_policy_class() -> type:
+def event_loop_policy_class() -> type[EventLoopPolicy]:
     """Return EventLoopPolicy.
 
     Raises:
         AttributeError: This Python version has no event loop policies.
     """
-    if _DEFAULT_POLICY is None:
+    if DefaultEventLoopPolicy is None:
         raise AttributeError(
             "loopfast.EventLoopPolicy does not exist on Python "
             f"{sys.version_info.major}.{sys.version_info.minor}, which has no event loop policies; use loopfast.run(), "

@@ -169,7 +169,7 @@ def run_server(body: str, path: list[Path]) -> dict[str, Any]:
     return run_program(PRELUDE, SERVER_PRELUDE, body, path=path, strict=False)  # older uvicorns warn on newer Pythons
 
 
-# --- asyncio ------------------------------------------------------------------------------------------------------------
+# --- asyncio ----------------------------------------------------------------------------------------------------
 
 
 def test_every_way_asyncio_creates_a_loop() -> None:
@@ -328,8 +328,8 @@ def test_importing_is_light_and_changes_nothing() -> None:
         loaded = set(sys.modules)
         import loopfast
         new = set(sys.modules) - loaded
-        heavy = ["cffi", "_cffi_backend", "loopfast.uv", "uvicorn", "argparse", "importlib.metadata", "loopfast._policy",
-                 "loopfast._info", "platform"]
+        heavy = ["cffi", "_cffi_backend", "loopfast.uv", "uvicorn", "argparse", "importlib.metadata", "platform",
+                 "loopfast._policy", "loopfast._info"]
         print(json.dumps({
             "heavy": [name for name in heavy if name in new],
             "foreign": sorted(name for name in new if "." not in name and name not in sys.stdlib_module_names
@@ -343,7 +343,7 @@ def test_importing_is_light_and_changes_nothing() -> None:
     assert facts["unchanged"] is True
 
 
-# --- uvicorn ------------------------------------------------------------------------------------------------------------
+# --- uvicorn ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", UVICORN_VERSIONS)

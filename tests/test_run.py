@@ -93,7 +93,7 @@ def test_loop_factory() -> None:
 
 
 @pytest.mark.parametrize("run", RUNNERS)
-@pytest.mark.parametrize("main", [None, 1, lambda: None, running_loop], ids=["None", "int", "function", "coroutine function"])
+@pytest.mark.parametrize("main", [None, 1, str, running_loop], ids=["None", "int", "type", "coroutine function"])
 def test_what_is_not_a_coroutine(run: Callable[..., Any], main: object) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         run(main)
