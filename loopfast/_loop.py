@@ -1,0 +1,203 @@
+"""class Loop: the compiled loop joined with the cold half of asyncio's surface, taken from the running interpreter.
+
+Inheriting from the interpreter's own ``asyncio.SelectorEventLoop`` makes keywords, checks and semantics of the cold methods
+exactly those of its version; its private hooks are answered by native code here and in ``loopfast.baseloop``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+from asyncio import constants, events, sslproto
+from typing import Any
+
+from loopfast.baseloop import BaseLoop
+
+__all__ = ["Loop"]
+
+
+class _WatchedDescriptors:
+    """The part of a selector that asyncio's own Python transports look at (in their repr)."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def get_key(self, fd: int) -> selectors.SelectorKey:
+        mask = self._loop._watched_events(fd)
+        if not mask:
+            raise KeyError(f"{fd!r} is not registered")
+        return selectors.SelectorKey(fd, fd, mask, None)
+
+    def close(self) -> None:
+        """Nothing to do: the descriptors belong to the loop."""
+
+
+class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
+    """An asyncio event loop on libuv.
+
+    Everything that ``asyncio``'s documentation says of event loops holds:
+    https://docs.python.org/3/library/asyncio-eventloop.html
+    """
+
+    def __init__(self) -> None:
+        asyncio.SelectorEventLoop.__init__(self, _WatchedDescriptors(self))  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------------------------------------- running
+
+    def run_forever(self) -> None:
+        """Run until `stop` is called.
+
+        Raises:
+            RuntimeError: the loop is closed, or it or another loop runs in this thread.
+        """
+        self._check_closed()
+        self._check_running()
+        hooks = sys.get_asyncgen_hooks()
+        wakeup_fd = None
+        try:
+            self._set_coroutine_origin_tracking(self._debug)
+            self._thread_id = threading.get_ident()
+            sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
+            wakeup_fd = self._take_wakeup_fd()
+            events._set_running_loop(self)
+            self._run_until_stopped()
+        finally:
+            self._stopping = False
+            self._thread_id = None
+            events._set_running_loop(None)
+            self._give_wakeup_fd_back(wakeup_fd)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*hooks)
+
+    def close(self) -> None:
+        """Close the loop: pending callbacks are dropped, transports that are still open are closed. Idempotent.
+
+        Raises:
+            RuntimeError: the loop is running.
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self._closed:
+            return
+        super().close()
+        self._close_core()
+
+    # ------------------------------------------------------------------------------------------------- signals
+    # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves run where
+    # Python runs them, or are dispatched by asyncio's own code from what is read. The pipe is made on first use.
+
+    _ssock: socket.socket | None
+    _csock: socket.socket | None
+
+    def _make_self_pipe(self) -> None:
+        self._ssock = self._csock = None
+
+    def _open_self_pipe(self) -> int:
+        if self._csock is None:
+            self._ssock, self._csock = socket.socketpair()
+            self._ssock.setblocking(False)
+            self._csock.setblocking(False)
+            self._internal_fds += 1
+            self._add_internal_reader(self._ssock.fileno(), self._read_from_self)
+        return self._csock.fileno()
+
+    def _close_self_pipe(self) -> None:
+        if self._csock is not None:
+            super()._close_self_pipe()
+
+    def _take_wakeup_fd(self) -> int | None:
+        """Have signals wake this loop; return the descriptor to restore, or None if this is not the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        try:
+            return signal.set_wakeup_fd(self._open_self_pipe(), warn_on_full_buffer=False)
+        except ValueError:
+            # A subinterpreter: signals go to the main one.
+            return None
+
+    def _give_wakeup_fd_back(self, wakeup_fd: int | None) -> None:
+        # With signal handlers installed, signals that come while the loop rests are kept in the pipe for its next run.
+        if wakeup_fd is not None and not getattr(self, "_signal_handlers", None):
+            signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        """Call ``callback(*args)`` in the loop when the signal *sig* arrives. Unix only.
+
+        Raises:
+            ValueError: *sig* is not a signal number.
+            RuntimeError: it cannot be caught, or this is not the main thread.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.add_signal_handler
+        """
+        self._check_closed()
+        self._open_self_pipe()
+        super().add_signal_handler(sig, callback, *args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove the handler of *sig*; return False if there was none. Unix only."""
+        removed = super().remove_signal_handler(sig)
+        if removed and self.is_running() and not self._signal_handlers:
+            self._take_wakeup_fd()
+        return removed
+
+    # ------------------------------------------------------------------------------------------------- transports
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: socket.socket,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if sslcontext is None:
+            self._listen(protocol_factory, sock, server, backlog)
+        else:
+            super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs)
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        self._stop_listening(sock)
+        super()._stop_serving(sock)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: Any,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        **kwargs: Any,
+    ) -> asyncio.Transport:
+        tls = sslproto.SSLProtocol(
+            self, protocol, sslcontext, waiter, server_side, server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server, **kwargs)
+        return tls._app_transport
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        """Send *file* with the system call, on a duplicate of the descriptor that libuv watches for the transport."""
+        reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        try:
+            with socket.socket(fileno=os.dup(transp._sock_fd)) as duplicate:
+                duplicate.setblocking(False)
+                return await self.sock_sendfile(duplicate, file, offset, count, fallback=False)
+        finally:
+            transp._reset_empty_waiter()
+            if reading:
+                transp.resume_reading()

@@ -1,0 +1,300 @@
+"""The compiled half of the asyncio surface: futures and tasks, readers and writers, listeners, stream transports.
+
+`loopfast.Loop` joins it with the running interpreter's own ``asyncio.SelectorEventLoop``, whose private hooks
+(``_add_reader``, ``_make_socket_transport``, ...) are the seam: what is hot is answered here, the rest by asyncio itself.
+"""
+
+import asyncio
+import sys
+from asyncio.log import logger
+
+from cpython.object cimport PyObject
+from libc.string cimport memcpy
+
+from loopfast.core cimport Handle, LoopCore, LoopObject
+from loopfast.handles.poll cimport DescriptorSet
+from loopfast.includes.platform cimport LF_READ, LF_WRITE
+from loopfast.includes.python cimport (
+    METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_XDECREF, PyContext_Copy, PyDescr_NewMethod, PyDict_SetItemString,
+    PyMethodDef, PyObject_Vectorcall, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTupleObject, PyType_Modified, PyTypeObject,
+)
+from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
+from loopfast.server cimport Listener
+from loopfast.transports.stream cimport StreamTransport
+from loopfast.transports.tcp cimport SocketStream, accepted_transport, socket_transport
+
+cdef object Future = asyncio.Future
+cdef object Task = asyncio.Task
+cdef object inherited_create_task = asyncio.BaseEventLoop.create_task
+cdef tuple LOOP_KEYWORD = (sys.intern("loop"),)
+cdef str NAME = sys.intern("name")
+cdef str CONTEXT = sys.intern("context")
+
+
+cdef inline int propagate() except -1:
+    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
+    return -1
+
+
+cdef int descriptor_of(object fd) except -1:
+    """Return the number of *fd*, an int or an object with ``fileno()``, as ``selectors`` does."""
+    cdef object number = fd
+    if not isinstance(fd, int):
+        try:
+            number = int(fd.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fd!r}") from None
+    if number < 0:
+        raise ValueError(f"Invalid file descriptor: {number}")
+    if number > 0x7fffffff:
+        raise OverflowError(f"file descriptor {number} is too large")
+    return number
+
+
+cdef class BaseLoop(LoopCore):
+    """The compiled part of `loopfast.Loop`. Not for direct use."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.listeners = {}
+        self.gathering = True
+
+    # ------------------------------------------------------------------------------------------------- state
+
+    def get_debug(self) -> bool:
+        """Return True in debug mode."""
+        return bool(self._debug)
+
+    def is_running(self) -> bool:
+        """Return True if the loop is running."""
+        return self._thread_id is not None
+
+    def is_closed(self) -> bool:
+        """Return True if the loop was closed."""
+        return bool(self._closed)
+
+    # ------------------------------------------------------------------------------------------------- futures and tasks
+
+    def create_future(self):
+        """Return a new ``asyncio.Future`` attached to this loop."""
+        cdef PyObject* args[2]
+        cdef PyObject* result
+        args[1] = <PyObject*> self
+        result = PyObject_Vectorcall(<PyObject*> Future, &args[1], 0, <PyObject*> LOOP_KEYWORD)
+        if result == NULL:
+            propagate()
+        future = <object> result
+        Py_XDECREF(result)
+        return future
+
+    def create_task(self, coro, **kwargs):
+        return inherited_create_task(self, coro, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------- readers and writers
+
+    cdef int check_unclaimed(self, object fd) except -1:
+        """Refuse a descriptor that one of our transports, or one of asyncio's, owns."""
+        cdef int number = descriptor_of(fd) if isinstance(fd, int) and fd >= 0 else -1
+        if number < 0:
+            if isinstance(fd, int):
+                return 0
+            try:
+                number = int(fd.fileno())
+            except (AttributeError, TypeError, ValueError):
+                raise ValueError(f"Invalid file object: {fd!r}") from None
+        if 0 <= number < self.claims_capacity and self.claims[number] != NULL:
+            transport = <object> self.claims[number]
+        elif self._transports:
+            transport = self._transports.get(number)
+        else:
+            return 0
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+        return 0
+
+    def _ensure_fd_no_transport(self, fd):
+        self.check_unclaimed(fd)
+
+    cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, bint internal):
+        cdef Handle handle
+        cdef int number
+        self.check_open()
+        number = descriptor_of(fd)
+        if self.descriptors is None:
+            descriptors = DescriptorSet.__new__(DescriptorSet)
+            (<DescriptorSet> descriptors).open(self, -1)
+            self.descriptors = descriptors
+        handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args), NULL)
+        return self.descriptors.add(number, event, handle, internal)
+
+    cdef bint forget_descriptor(self, object fd, int event) except -1:
+        if self._closed or self.descriptors is None:
+            return False
+        return self.descriptors.remove(descriptor_of(fd), event)
+
+    def _add_reader(self, fd, callback, *args):
+        return self.watch_descriptor(fd, LF_READ, callback, args, False)
+
+    def _add_internal_reader(self, fd, callback, *args):
+        """_add_reader() for the loop's own descriptors, which do not count as something to poll for."""
+        return self.watch_descriptor(fd, LF_READ, callback, args, True)
+
+    def _add_writer(self, fd, callback, *args):
+        return self.watch_descriptor(fd, LF_WRITE, callback, args, False)
+
+    def _remove_reader(self, fd):
+        return self.forget_descriptor(fd, LF_READ)
+
+    def _remove_writer(self, fd):
+        return self.forget_descriptor(fd, LF_WRITE)
+
+    def add_reader(self, fd, callback, *args):
+        """Call ``callback(*args)`` whenever *fd* is readable, instead of what was registered for that before.
+
+        Args:
+            fd: a descriptor, or an object with ``fileno()``.
+
+        Raises:
+            ValueError: *fd* is not a descriptor.
+            OSError: it is closed (EBADF) or cannot be polled, such as a regular file (EPERM).
+            RuntimeError: the loop is closed, or a transport owns *fd*.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.add_reader
+        """
+        self.check_unclaimed(fd)
+        self.watch_descriptor(fd, LF_READ, callback, args, False)
+
+    def add_writer(self, fd, callback, *args):
+        """Call ``callback(*args)`` whenever *fd* is writable; otherwise as `add_reader`."""
+        self.check_unclaimed(fd)
+        self.watch_descriptor(fd, LF_WRITE, callback, args, False)
+
+    def remove_reader(self, fd) -> bool:
+        """Stop watching *fd* for readability; return False if it was not watched."""
+        self.check_unclaimed(fd)
+        return self.forget_descriptor(fd, LF_READ)
+
+    def remove_writer(self, fd) -> bool:
+        """Stop watching *fd* for writability; return False if it was not watched."""
+        self.check_unclaimed(fd)
+        return self.forget_descriptor(fd, LF_WRITE)
+
+    def _watched_events(self, fd):
+        """Return what *fd* is watched for, as ``selectors.EVENT_*`` bits."""
+        return 0 if self.descriptors is None else self.descriptors.events_of(descriptor_of(fd))
+
+    # ------------------------------------------------------------------------------------------------- servers
+
+    def _listen(self, protocol_factory, sock, server, int backlog):
+        """Accept connections on the listening *sock* and serve each with a protocol of *protocol_factory*."""
+        cdef Listener listener = Listener.__new__(Listener)
+        self.check_open()
+        listener.start(self, sock, protocol_factory, server, backlog)
+        self.listeners[listener.fd] = listener
+
+    def _stop_listening(self, sock):
+        """Stop accepting on *sock*, which stays open."""
+        cdef Listener listener = self.listeners.pop(sock.fileno(), None)
+        if listener is not None:
+            listener.stop()
+
+    cdef int on_connection(self, LoopObject listener, int fd, void* address, int length) except -1:
+        """Make protocol and transport of an accepted connection, in a copy of the server's context of its own."""
+        cdef Listener source = <Listener> listener
+        cdef PyObject* copied = PyContext_Copy(source.context)
+        cdef bint owned = False
+        protocol = None
+        if copied == NULL:
+            lf_close_socket(fd)
+            return propagate()
+        context = <object> copied
+        Py_XDECREF(copied)
+        try:
+            self.enter_context(<PyObject*> context)
+            protocol = source.protocol_factory()
+            owned = True
+            transport = accepted_transport(self, fd, <sockaddr_storage*> address, length, protocol, source.server)
+            (<StreamTransport> transport).at_once = not self.gathering
+            if self._debug:
+                logger.debug("%r got a new connection: %r", source.server, transport)
+        except (SystemExit, KeyboardInterrupt):
+            if not owned:
+                lf_close_socket(fd)
+            raise
+        except BaseException as exc:
+            if not owned:
+                lf_close_socket(fd)
+            if self._debug:
+                details = {"message": "Error on transport creation for incoming connection", "exception": exc}
+                if protocol is not None:
+                    details["protocol"] = protocol
+                self.report(details)
+        return 0
+
+    # ------------------------------------------------------------------------------------------------- transports
+
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+        """Return the transport of the connected stream socket *sock*, which it takes over."""
+        cdef SocketStream transport
+        self.check_open()
+        self.check_unclaimed(sock)
+        transport = socket_transport(self, sock, protocol, waiter, extra, server)
+        transport.at_once = not self.gathering
+        return transport
+
+    def set_write_gathering(self, enabled: bool):
+        """Choose how the transports made from now on send.
+
+        Args:
+            enabled: True (the default) gathers the writes of a turn of the loop and sends them with one vectored call per
+                transport at its end; False sends each write at once, as asyncio does. `TCPTransport.set_write_gathering`
+                changes one transport.
+        """
+        self.gathering = bool(enabled)
+
+
+# ------------------------------------------------------------------------------------------------------------ create_task
+# The common case calls Task as asyncio does, without building a dict of keywords. Debug mode, task factories and keywords
+# that are not of every version go to the running interpreter's own create_task().
+
+cdef inline bint is_plain_keyword(PyObject* name) noexcept:
+    return name == <PyObject*> NAME or name == <PyObject*> CONTEXT
+
+
+cdef PyObject* fast_create_task(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
+    cdef BaseLoop loop = <BaseLoop> self
+    cdef Py_ssize_t keywords = 0 if kwnames == NULL else PyTuple_GET_SIZE(kwnames)
+    cdef PyObject* call[6]
+    cdef PyObject* result
+    cdef Py_ssize_t i
+    cdef bint plain = nargs == 1 and keywords <= 2 and not loop._debug and loop._task_factory is None
+    for i in range(keywords):
+        plain = plain and is_plain_keyword(PyTuple_GET_ITEM(kwnames, i))
+    if not plain:
+        positional = [<object> args[i] for i in range(nargs)]
+        named = {<object> PyTuple_GET_ITEM(kwnames, i): <object> args[nargs + i] for i in range(keywords)}
+        task = inherited_create_task(loop, *positional, **named)
+        Py_INCREF(<PyObject*> task)
+        return <PyObject*> task
+    loop.check_open()
+    call[1] = args[0]
+    call[2] = self
+    if keywords == 0:
+        result = PyObject_Vectorcall(<PyObject*> Task, &call[1], 1, <PyObject*> LOOP_KEYWORD)
+    else:
+        for i in range(keywords):
+            call[3 + i] = args[1 + i]
+        names = LOOP_KEYWORD + <tuple> kwnames
+        result = PyObject_Vectorcall(<PyObject*> Task, &call[1], 1, <PyObject*> names)
+    if result == NULL:
+        propagate()
+    return result
+
+
+cdef PyMethodDef CREATE_TASK
+CREATE_TASK = PyMethodDef("create_task", <void*> fast_create_task, METH_FASTCALL | METH_KEYWORDS, (
+    "create_task($self, coro, /, **kwargs)\n--\n\n"
+    "Schedule the coroutine coro as a task and return it; keywords are those of the running Python's asyncio.\n\n"
+    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.create_task"))
+PyDict_SetItemString((<PyTypeObject*> BaseLoop).tp_dict, "create_task",
+                     PyDescr_NewMethod(<PyTypeObject*> BaseLoop, &CREATE_TASK))
+PyType_Modified(<PyTypeObject*> BaseLoop)

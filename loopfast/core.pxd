@@ -1,0 +1,206 @@
+# The loop's engine: libuv loop and service handles, ready ring, timer heap, wake-up, context, error door.
+# Knows nothing of transports, nor of any libuv handle but its own service handles; what lies above is reached through the
+# virtual on_* methods.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from loopfast.includes cimport uv
+from loopfast.includes.counters cimport lf_count
+from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState, visitproc
+
+# The debug build's table of things made and freed, indexed by LF_* (includes/counters.h).
+cdef lf_count* COUNTERS
+
+
+ctypedef struct LoopState:
+    # The C half of a loop. Allocated apart from the Python object, because libuv's callbacks may run until uv_loop_close()
+    # has succeeded; freed by then and only then. `loop.data` and every service handle's `data` point back here.
+    uv.uv_loop_t loop
+    uv.uv_async_t wake
+    uv.uv_prepare_t before_poll
+    uv.uv_check_t after_poll
+    uv.uv_timer_t alarm
+    # The thread state saved while a blocking poll runs without the GIL; NULL whenever this thread holds the GIL.
+    PyThreadState* released
+    # The running turn decided to block: before_poll may release the GIL.
+    bint may_block
+    # True from just before the GIL is released until it is back: only then does a wake-up need uv_async_send.
+    bint blocked
+    # uv_async_send was called for this blocking poll.
+    bint woken
+    # `alarm` runs, for the deadline `alarm_deadline`.
+    bint alarm_set
+    double alarm_deadline
+    # Borrowed: the loop that owns this state.
+    PyObject* owner
+
+
+cdef inline void hold_gil(LoopState* state) noexcept nogil:
+    # First statement of every libuv callback that touches Python: take the GIL back if the poll released it.
+    cdef PyThreadState* saved = state.released
+    if saved != NULL:
+        state.released = NULL
+        PyEval_RestoreThread(saved)
+        state.blocked = False
+
+
+cdef class Handle:
+    # A scheduled callback. Not tracked by the cyclic collector: instead it drops callback, arguments and context as soon as it
+    # has run or was cancelled, or its loop closed; until then the loop's own traverse vouches for them.
+    cdef:
+        # The call. All NULL once released.
+        PyObject* callback
+        PyObject* context
+        # args[0] is the spare slot that PY_VECTORCALL_ARGUMENTS_OFFSET asks for; with more than three arguments args[1] is a tuple.
+        PyObject* args[4]
+        Py_ssize_t nargs
+        # Borrowed. Set exactly while the loop's ring, heap or descriptor set holds this handle, so it cannot dangle.
+        PyObject* loop
+        # Debug mode only: where it was made; how it looked when it was cancelled.
+        PyObject* source_traceback
+        PyObject* last_repr
+        bint is_cancelled
+        bint is_running
+        bint is_queued
+        # Runs more than once (a reader's or a writer's callback): not released after the run.
+        bint is_persistent
+        object __weakref__
+
+    cdef void release(self) noexcept
+    cdef int do_cancel(self) except -1
+
+
+cdef class TimerHandle(Handle):
+    cdef:
+        # The deadline as the caller gave it, in seconds of loop.time(), and as the heap orders it (NaN is due at once).
+        double deadline
+        double key
+        # Equal deadlines run in the order of creation.
+        uint64_t sequence
+        # Position in the loop's heap, -1 outside it.
+        Py_ssize_t heap_index
+
+
+# For the traverse functions of those who own handles through C pointers: visit a handle (NULL is allowed), and what it owns
+# if theirs is the only reference to it.
+cdef int visit_handle(PyObject* item, visitproc visit, void* arg) noexcept
+
+
+cdef class LoopObject:
+    # Base of all that belongs to one loop and may be called back by it. Lives in the loop's list from attach() to detach().
+    cdef:
+        # Never cleared before deallocation (no_gc_clear): the loop outlives its objects.
+        LoopCore loop
+        # Neighbours in the loop's list, borrowed both ways.
+        PyObject* next_object
+        PyObject* previous_object
+        bint is_attached
+        # The loop holds one strong reference (see keep()).
+        bint is_kept
+        # Waits for on_turn_end().
+        bint wants_turn_end
+
+    # Called by subclasses around the life of their libuv handle.
+    cdef int attach(self, LoopCore loop) except -1
+    cdef void detach(self) noexcept
+    # The loop keeps the object alive (it watches a descriptor, a callback will come) until unkeep(). Idempotent.
+    cdef void keep(self) noexcept
+    cdef void unkeep(self) noexcept
+    # Upcalls of the loop. on_turn_end: the batch is over, or ran long. on_loop_close: give the libuv handle back.
+    cdef int on_turn_end(self) except -1
+    cdef void on_loop_close(self) noexcept
+
+
+cdef class LoopCore:
+    cdef:
+        # NULL once closed.
+        LoopState* state
+        # Lent to a stream during one read callback, copied before it returns. Allocated at the first read.
+        char* read_buffer
+
+        # Ready ring: owned references, capacity a power of two.
+        PyObject** ring
+        Py_ssize_t ring_capacity
+        Py_ssize_t ring_head
+        Py_ssize_t ready_count
+
+        # Timers: a 4-ary heap of owned TimerHandles, ordered by (key, sequence).
+        PyObject** heap
+        Py_ssize_t heap_capacity
+        Py_ssize_t timer_count
+        uint64_t timer_sequence
+
+        # Objects that asked for on_turn_end() in this turn: owned references.
+        PyObject** turn_end
+        Py_ssize_t turn_end_capacity
+        Py_ssize_t turn_end_count
+        double turn_end_since
+
+        # Head of the list of attached LoopObjects (borrowed, but for the kept ones).
+        PyObject* objects
+
+        # By descriptor: the transport that owns it (borrowed), so that add_reader() and sock_*() can refuse it.
+        PyObject** claims
+        int claims_capacity
+
+        # The context entered last and not left yet (owned), or NULL. Never entered while the GIL is released.
+        PyObject* entered
+
+        # What a libuv callback raised and the poll must raise on (KeyboardInterrupt, SystemExit, MemoryError).
+        object failure
+
+        # Turns run, for polling now and then while nothing but ourselves is watched.
+        uint64_t turns
+        unsigned long thread_ident
+
+    # asyncio's private names for the same state: BaseEventLoop's own methods read and write them.
+    cdef public bint _debug
+    cdef public bint _stopping
+    cdef public bint _closed
+    cdef public object _thread_id
+    cdef public object _current_handle
+    cdef public object slow_callback_duration
+    cdef object __weakref__
+
+    # --- for the modules above
+    cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
+    cdef Handle schedule(self, object callback, object arg)
+    cdef int push(self, PyObject* handle) except -1
+    cdef int enter_context(self, PyObject* context) except -1
+    cdef int leave_context(self) except -1
+    cdef char* borrow_read_buffer(self) except NULL
+    cdef int request_turn_end(self, LoopObject obj) except -1
+    cdef int claim_descriptor(self, int fd, LoopObject owner) except -1
+    cdef void release_descriptor(self, int fd, LoopObject owner) noexcept
+    # From a libuv callback that must not raise: what is still to be raised when the poll returns.
+    cdef void fail(self, object exception) noexcept
+    cdef int check_open(self) except -1
+
+    # --- upcalls
+    # The only door to call_exception_handler().
+    cdef int report(self, dict context) except -1
+    # A listener accepted the connection `fd`; the callee owns the descriptor from here.
+    cdef int on_connection(self, LoopObject listener, int fd, void* address, int length) except -1
+
+    # --- the turn
+    cdef int run_turn(self) except -1
+    cdef int wait(self) except -1
+    cdef int wait_finely(self, double deadline) except -1
+    cdef int poll(self, uv.uv_run_mode mode) except -1
+    cdef int collect_due_timers(self) except -1
+    cdef int run_ready(self) except -1
+    cdef int run_one(self, PyObject* item) except -1
+    cdef int run_handle(self, Handle handle) except -1
+    cdef int run_handle_debug(self, Handle handle) except -1
+    cdef int on_callback_raised(self, Handle handle) except -1
+    cdef int switch_context(self, PyObject* context) noexcept
+    cdef int raise_failure(self) except -1
+    cdef int finish_turn(self) except -1
+    cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread)
+    cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method)
+    cdef int check_call(self, object callback, str method, bint check_thread) except -1
+    cdef int heap_push(self, TimerHandle timer) except -1
+    cdef void heap_remove(self, TimerHandle timer) noexcept
+    cdef void drop_handles(self) noexcept
+    cdef int close_state(self) except -1

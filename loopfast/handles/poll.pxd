@@ -1,0 +1,46 @@
+# Readiness of descriptors: uv_poll_t, and the set of descriptors that users watch with add_reader() and add_writer().
+
+from cpython.object cimport PyObject
+
+from loopfast.core cimport Handle, LoopCore
+from loopfast.handles.base cimport UVHandle
+
+
+cdef class UVPoll(UVHandle):
+    # A descriptor of our own, or one whose owner outlives this watcher; libuv aborts on one closed behind its back.
+    cdef:
+        int fd
+        int events
+
+    cdef int open(self, LoopCore loop, int fd) except -1
+    # Watch for UV_READABLE | UV_WRITABLE; 0 stops. Idempotent.
+    cdef int watch(self, int events) except -1
+    cdef int on_poll(self, int status, int events) except -1
+
+
+ctypedef struct Watch:
+    # What one descriptor is watched for. The handles are owned, NULL where absent; `events` is what the kernel was told.
+    PyObject* reader
+    PyObject* writer
+    int events
+    bint is_internal
+
+
+cdef class DescriptorSet(UVPoll):
+    # The users' descriptors, in a kernel set (epoll, kqueue) of their own that libuv watches as one descriptor. So a number closed
+    # or reused behind our back, or one that cannot be polled, is an error of the call and never reaches libuv, whose answer is abort().
+    cdef:
+        Watch* watches
+        int capacity
+        # Registered descriptors, and how many of them are the loop's own (they must not keep an idle turn polling).
+        int count
+        int internal_count
+
+    cdef Handle add(self, int fd, int event, Handle handle, bint internal)
+    cdef bint remove(self, int fd, int event) except -1
+    cdef int events_of(self, int fd) noexcept
+    cdef Watch* watch_of(self, int fd) noexcept
+    cdef int mark_active(self) except -1
+    cdef int fire(self, int fd, int event, PyObject* callback) except -1
+    cdef int set_events(self, int fd, Watch* entry, int events) except -1
+    cdef void drop_watches(self) noexcept

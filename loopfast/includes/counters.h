@@ -1,0 +1,19 @@
+/* Counters of what is made and freed, for the debug build only: in a release build every macro is empty.
+   The table lives in core.pyx; other modules reach it through the pointer that core hands out. */
+#ifndef LOOPFAST_COUNTERS_H
+#define LOOPFAST_COUNTERS_H
+
+enum lf_counter { LF_HANDLE, LF_UV_HANDLE, LF_WRITE_REQUEST, LF_COUNTERS };
+struct lf_count { long long made, freed; };
+
+#ifdef LOOPFAST_DEBUG
+#define LF_IS_DEBUG 1
+#define lf_made(table, which) ((void)((table)[which].made++))
+#define lf_freed(table, which) ((void)((table)[which].freed++))
+#else
+#define LF_IS_DEBUG 0
+#define lf_made(table, which) ((void)0)
+#define lf_freed(table, which) ((void)0)
+#endif
+
+#endif

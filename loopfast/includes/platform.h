@@ -1,0 +1,139 @@
+/* The three things loopfast needs from the operating system beside libuv: the clock of time.monotonic() in full
+   resolution, a wait on one descriptor that is finer than a millisecond, and a set of descriptors that reports errors
+   instead of aborting (epoll, kqueue). */
+#ifndef LOOPFAST_PLATFORM_H
+#define LOOPFAST_PLATFORM_H
+
+#include <errno.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#include <winsock2.h>
+#include <windows.h>
+
+static inline double lf_monotonic(void) {
+    static LARGE_INTEGER frequency;
+    LARGE_INTEGER now;
+    if (frequency.QuadPart == 0) QueryPerformanceFrequency(&frequency);
+    QueryPerformanceCounter(&now);
+    return (double)now.QuadPart / (double)frequency.QuadPart;
+}
+#elif defined(__APPLE__)
+#include <mach/mach_time.h>
+
+static inline double lf_monotonic(void) {
+    static mach_timebase_info_data_t base;
+    if (base.denom == 0) mach_timebase_info(&base);
+    return (double)(mach_absolute_time() * base.numer / base.denom) / 1e9;
+}
+#else
+#include <time.h>
+
+static inline double lf_monotonic(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)((int64_t)now.tv_sec * 1000000000 + now.tv_nsec) / 1e9;
+}
+#endif
+
+/* Wait until `fd` is readable or `seconds` (below one) have passed. Interruption by a signal ends the wait. */
+#if defined(__linux__)
+#define LF_FINE_WAIT 1
+#include <poll.h>
+
+static inline void lf_wait_readable(int fd, double seconds) {
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    struct timespec limit = {.tv_sec = 0, .tv_nsec = (long)(seconds * 1e9)};
+    (void)ppoll(&one, 1, &limit, NULL);
+}
+#else
+#define LF_FINE_WAIT 0
+static inline void lf_wait_readable(int fd, double seconds) { (void)fd; (void)seconds; }
+#endif
+
+/* A set of descriptors watched for the bits LF_READ and LF_WRITE, itself a descriptor that is readable while one of
+   them is ready. Every function returns 0 (or a count), or a negated errno. */
+enum { LF_READ = 1, LF_WRITE = 2 };
+struct lf_event { int fd; int events; };
+
+#if defined(__linux__)
+#include <sys/epoll.h>
+
+static inline int lf_set_open(void) {
+    int set = epoll_create1(EPOLL_CLOEXEC);
+    return set < 0 ? -errno : set;
+}
+
+static inline int lf_set_change(int set, int fd, int before, int after) {
+    struct epoll_event event = {0};
+    int op = !after ? EPOLL_CTL_DEL : before ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    event.data.fd = fd;
+    if (after & LF_READ) event.events |= EPOLLIN;
+    if (after & LF_WRITE) event.events |= EPOLLOUT;
+    if (epoll_ctl(set, op, fd, &event) == 0) return 0;
+    /* The number was closed and reused behind our back: the kernel has forgotten it, or still knows another name for it. */
+    if (op == EPOLL_CTL_MOD && errno == ENOENT) op = EPOLL_CTL_ADD;
+    else if (op == EPOLL_CTL_ADD && errno == EEXIST) op = EPOLL_CTL_MOD;
+    else return -errno;
+    return epoll_ctl(set, op, fd, &event) == 0 ? 0 : -errno;
+}
+
+static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
+    struct epoll_event events[256];
+    int n = epoll_wait(set, events, capacity < 256 ? capacity : 256, 0);
+    if (n < 0) return -errno;
+    for (int i = 0; i < n; i++) {
+        /* As selectors.EpollSelector: anything but plain readability wakes writers, and the other way round, so that
+           a hang-up or an error reaches whoever waits. */
+        out[i].fd = events[i].data.fd;
+        out[i].events = ((events[i].events & ~(uint32_t)EPOLLOUT) ? LF_READ : 0)
+                      | ((events[i].events & ~(uint32_t)EPOLLIN) ? LF_WRITE : 0);
+    }
+    return n;
+}
+#elif !defined(_WIN32)
+#include <sys/types.h>
+#include <sys/event.h>
+#include <sys/time.h>
+
+static inline int lf_set_open(void) {
+    int set = kqueue();
+    return set < 0 ? -errno : set;
+}
+
+static inline int lf_set_change(int set, int fd, int before, int after) {
+    static const int bits[2] = {LF_READ, LF_WRITE};
+    static const int filters[2] = {EVFILT_READ, EVFILT_WRITE};
+    for (int i = 0; i < 2; i++) {
+        struct kevent change;
+        int add = (after & bits[i]) != 0;
+        if (add == ((before & bits[i]) != 0) && !add) continue;
+        EV_SET(&change, fd, filters[i], add ? EV_ADD : EV_DELETE, 0, 0, 0);
+        if (kevent(set, &change, 1, NULL, 0, NULL) < 0 && (add || (errno != ENOENT && errno != EBADF))) return -errno;
+    }
+    return 0;
+}
+
+static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
+    struct kevent events[256];
+    struct timespec now = {0, 0};
+    int n = kevent(set, NULL, 0, events, capacity < 256 ? capacity : 256, &now);
+    if (n < 0) return -errno;
+    for (int i = 0; i < n; i++) {
+        out[i].fd = (int)events[i].ident;
+        out[i].events = events[i].filter == EVFILT_READ ? LF_READ : LF_WRITE;
+    }
+    return n;
+}
+#else
+/* Windows has no descriptor for a set; handles/poll.pyx keeps one uv_poll_t per socket there. */
+static inline int lf_set_open(void) { return -ENOSYS; }
+static inline int lf_set_change(int set, int fd, int before, int after) {
+    (void)set; (void)fd; (void)before; (void)after; return -ENOSYS;
+}
+static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
+    (void)set; (void)out; (void)capacity; return -ENOSYS;
+}
+#endif
+
+#endif

@@ -1,0 +1,19 @@
+# The operating system beside libuv (platform.h): clock, fine wait, set of descriptors.
+
+cdef extern from "platform.h" nogil:
+    double lf_monotonic()
+
+    const int LF_FINE_WAIT
+    void lf_wait_readable(int fd, double seconds)
+
+    enum:
+        LF_READ
+        LF_WRITE
+
+    ctypedef struct lf_event "struct lf_event":
+        int fd
+        int events
+
+    int lf_set_open()
+    int lf_set_change(int set, int fd, int before, int after)
+    int lf_set_ready(int set, lf_event* out, int capacity)

@@ -1,0 +1,67 @@
+# CPython's C API where Cython's own declarations are missing or would add reference counting that the hot path must not pay.
+
+from cpython.object cimport PyObject
+
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+
+    ctypedef int (*visitproc)(PyObject* obj, void* arg) noexcept
+
+    ctypedef struct PyTypeObject:
+        PyObject* tp_dict
+        int (*tp_traverse)(PyObject* self, visitproc visit, void* arg) noexcept
+        int (*tp_clear)(PyObject* self) noexcept
+
+    ctypedef struct PyTupleObject:
+        PyObject** ob_item
+
+    ctypedef struct PyMethodDef:
+        const char* ml_name
+        void* ml_meth
+        int ml_flags
+        const char* ml_doc
+
+    int METH_FASTCALL
+    int METH_KEYWORDS
+    size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+
+    PyTypeObject* Py_TYPE(PyObject* obj) nogil
+    Py_ssize_t Py_REFCNT(PyObject* obj) nogil
+    void Py_INCREF(PyObject* obj)
+    void Py_DECREF(PyObject* obj)
+    void Py_XINCREF(PyObject* obj)
+    void Py_XDECREF(PyObject* obj)
+    PyObject* Py_None
+    PyObject* Py_True
+
+    PyThreadState* PyEval_SaveThread() nogil
+    void PyEval_RestoreThread(PyThreadState* state) nogil
+    unsigned long PyThread_get_thread_ident() nogil
+
+    PyObject* PyErr_Occurred() nogil
+    int PyErr_CheckSignals() except -1
+    void PyErr_Clear()
+
+    # Borrowed arguments, new reference or NULL with an exception set: the caller owns the result.
+    PyObject* PyObject_Vectorcall(PyObject* func, PyObject** args, size_t nargsf, PyObject* kwnames)
+    PyObject* PyObject_VectorcallMethod(PyObject* name, PyObject** args, size_t nargsf, PyObject* kwnames)
+    PyObject* PyObject_Call(PyObject* func, PyObject* args, PyObject* kwargs)
+    PyObject* PyTuple_New(Py_ssize_t n)
+    PyObject* PyTuple_GET_ITEM(PyObject* tup, Py_ssize_t i)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject* tup)
+    void PyTuple_SET_ITEM(PyObject* tup, Py_ssize_t i, PyObject* value)
+    PyObject* PyContext_CopyCurrent()
+    PyObject* PyContext_Copy(PyObject* ctx)
+    int PyContext_Enter(PyObject* ctx)
+    int PyContext_Exit(PyObject* ctx)
+    bint PyContext_CheckExact(PyObject* obj)
+    double PyFloat_AsDouble(PyObject* obj) except? -1.0
+    PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size)
+    char* PyBytes_AS_STRING(PyObject* data)
+    Py_ssize_t PyBytes_GET_SIZE(PyObject* data)
+    bint PyBytes_Check(PyObject* obj)
+
+    object PyDescr_NewMethod(PyTypeObject* type, PyMethodDef* method)
+    void PyType_Modified(PyTypeObject* type)
+    int PyDict_SetItemString(PyObject* dict, const char* key, object value) except -1

@@ -1,0 +1,149 @@
+# libuv's public C API, as far as loopfast uses it. Names and meaning: https://docs.libuv.org/
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from "uv.h" nogil:
+    ctypedef int uv_os_fd_t
+    ctypedef int uv_os_sock_t
+    ctypedef int uv_file
+
+    ctypedef struct uv_buf_t:
+        char* base
+        size_t len
+
+    ctypedef struct uv_active_reqs_t "union { void* unused; unsigned int count; }":
+        unsigned int count
+
+    ctypedef struct uv_loop_t:
+        void* data
+        unsigned int active_handles
+        uv_active_reqs_t active_reqs
+
+    ctypedef enum uv_handle_type:
+        UV_UNKNOWN_HANDLE
+
+    ctypedef struct uv_handle_t:
+        void* data
+        uv_loop_t* loop
+        uv_handle_type type
+
+    ctypedef struct uv_async_t:
+        void* data
+
+    ctypedef struct uv_prepare_t:
+        void* data
+
+    ctypedef struct uv_check_t:
+        void* data
+
+    ctypedef struct uv_timer_t:
+        void* data
+
+    ctypedef struct uv_poll_t:
+        void* data
+
+    ctypedef struct uv_stream_t:
+        void* data
+        uv_loop_t* loop
+
+    ctypedef struct uv_tcp_t:
+        void* data
+
+    ctypedef struct uv_write_t:
+        void* data
+        uv_stream_t* handle
+
+    ctypedef enum uv_run_mode:
+        UV_RUN_DEFAULT
+        UV_RUN_ONCE
+        UV_RUN_NOWAIT
+
+    ctypedef enum uv_poll_event:
+        UV_READABLE
+        UV_WRITABLE
+        UV_DISCONNECT
+        UV_PRIORITIZED
+
+    int UV_EOF
+    int UV_EAGAIN
+    int UV_EBUSY
+    int UV_ECANCELED
+    int UV_ENOBUFS
+    int UV_ENOMEM
+    int UV_UNKNOWN
+
+# Callbacks run inside uv_run(), with the GIL or without it: core.hold_gil() is the first statement of those that need it.
+cdef extern from "uv.h":
+    ctypedef void (*uv_close_cb)(uv_handle_t* handle) noexcept
+    ctypedef void (*uv_walk_cb)(uv_handle_t* handle, void* arg) noexcept
+    ctypedef void (*uv_async_cb)(uv_async_t* handle) noexcept
+    ctypedef void (*uv_prepare_cb)(uv_prepare_t* handle) noexcept
+    ctypedef void (*uv_check_cb)(uv_check_t* handle) noexcept
+    ctypedef void (*uv_timer_cb)(uv_timer_t* handle) noexcept
+    ctypedef void (*uv_poll_cb)(uv_poll_t* handle, int status, int events) noexcept
+    ctypedef void (*uv_alloc_cb)(uv_handle_t* handle, size_t suggested, uv_buf_t* buf) noexcept
+    ctypedef void (*uv_read_cb)(uv_stream_t* stream, ssize_t nread, const uv_buf_t* buf) noexcept
+    ctypedef void (*uv_write_cb)(uv_write_t* req, int status) noexcept
+
+cdef extern from "uv.h" nogil:
+    unsigned int uv_version()
+    const char* uv_version_string()
+    size_t uv_loop_size()
+    size_t uv_handle_size(uv_handle_type type)
+    const char* uv_strerror(int err)
+    const char* uv_err_name(int err)
+    int uv_translate_sys_error(int sys_errno)
+
+    int uv_loop_init(uv_loop_t* loop)
+    int uv_loop_close(uv_loop_t* loop)
+    int uv_loop_alive(const uv_loop_t* loop)
+    int uv_loop_fork(uv_loop_t* loop)
+    int uv_run(uv_loop_t* loop, uv_run_mode mode)
+    void uv_stop(uv_loop_t* loop)
+    int uv_backend_fd(const uv_loop_t* loop)
+    uint64_t uv_now(const uv_loop_t* loop)
+    void uv_update_time(uv_loop_t* loop)
+    void uv_walk(uv_loop_t* loop, uv_walk_cb walk_cb, void* arg)
+
+    void uv_close(uv_handle_t* handle, uv_close_cb close_cb)
+    int uv_is_closing(const uv_handle_t* handle)
+    int uv_is_active(const uv_handle_t* handle)
+    void uv_ref(uv_handle_t* handle)
+    void uv_unref(uv_handle_t* handle)
+    int uv_fileno(const uv_handle_t* handle, uv_os_fd_t* fd)
+
+    int uv_async_init(uv_loop_t* loop, uv_async_t* handle, uv_async_cb cb)
+    int uv_async_send(uv_async_t* handle)
+    int uv_prepare_init(uv_loop_t* loop, uv_prepare_t* handle)
+    int uv_prepare_start(uv_prepare_t* handle, uv_prepare_cb cb)
+    int uv_check_init(uv_loop_t* loop, uv_check_t* handle)
+    int uv_check_start(uv_check_t* handle, uv_check_cb cb)
+    int uv_timer_init(uv_loop_t* loop, uv_timer_t* handle)
+    int uv_timer_start(uv_timer_t* handle, uv_timer_cb cb, uint64_t timeout, uint64_t repeat)
+    int uv_timer_stop(uv_timer_t* handle)
+
+    int uv_poll_init_socket(uv_loop_t* loop, uv_poll_t* handle, uv_os_sock_t socket)
+    int uv_poll_start(uv_poll_t* handle, int events, uv_poll_cb cb)
+    int uv_poll_stop(uv_poll_t* handle)
+
+    int uv_tcp_init(uv_loop_t* loop, uv_tcp_t* handle)
+    int uv_tcp_open(uv_tcp_t* handle, uv_os_sock_t sock)
+    int uv_tcp_nodelay(uv_tcp_t* handle, int enable)
+
+    int uv_read_start(uv_stream_t* stream, uv_alloc_cb alloc_cb, uv_read_cb read_cb)
+    int uv_read_stop(uv_stream_t* stream)
+    int uv_try_write(uv_stream_t* stream, const uv_buf_t* bufs, unsigned int nbufs)
+    int uv_write(uv_write_t* req, uv_stream_t* stream, const uv_buf_t* bufs, unsigned int nbufs, uv_write_cb cb)
+    size_t uv_stream_get_write_queue_size(const uv_stream_t* stream)
+
+cdef extern from *:
+    """
+    /* What the headers promise, for the import-time check against the library that was loaded. */
+    #define LF_UV_HEADER_VERSION UV_VERSION_HEX
+    #define LF_UV_HEADER_VERSION_STRING \
+        LF_UV_STR(UV_VERSION_MAJOR) "." LF_UV_STR(UV_VERSION_MINOR) "." LF_UV_STR(UV_VERSION_PATCH)
+    #define LF_UV_STR(x) LF_UV_STR_(x)
+    #define LF_UV_STR_(x) #x
+    """
+    const unsigned int LF_UV_HEADER_VERSION
+    const char* LF_UV_HEADER_VERSION_STRING

@@ -1,0 +1,25 @@
+# The listening side of a server: accepts, and hands each connection up through LoopCore.on_connection().
+
+from cpython.object cimport PyObject
+
+from loopfast.core cimport LoopCore
+from loopfast.handles.poll cimport UVPoll
+
+
+cdef class Listener(UVPoll):
+    cdef:
+        # What every connection is made with.
+        object protocol_factory
+        object server
+        # The listening socket: the Server's, which closes it after close().
+        object sock
+        int backlog
+        # The context the server was started in (owned); each connection gets a copy.
+        PyObject* context
+        # Pending while accepting pauses for lack of descriptors or memory.
+        object retry
+
+    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, int backlog) except -1
+    cdef int pause(self, int error) except -1
+    cdef int report_error(self, int error, str message) except -1
+    cdef int stop(self) except -1

@@ -1,0 +1,91 @@
+"""The listening side of a server: accepts connections as they come.
+
+asyncio's own ``Server`` object owns the listening sockets; a `Listener` watches one of them.
+"""
+
+import errno
+import os
+from asyncio import constants, trsock
+
+cimport cython
+from cpython.object cimport PyObject
+
+from loopfast.core cimport LoopCore
+from loopfast.handles.poll cimport UVPoll
+from loopfast.includes cimport uv
+from loopfast.includes.python cimport Py_XDECREF, PyContext_CopyCurrent
+from loopfast.includes.socket cimport lf_accept, sockaddr_storage
+
+# accept() has nothing more: the backlog is empty, or its one connection was gone before we came.
+cdef frozenset NOTHING_MORE = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED})
+# accept() cannot serve now, but can when something is given back.
+cdef frozenset OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+@cython.no_gc_clear
+cdef class Listener(UVPoll):
+    """Watches one listening socket. Not for direct use."""
+
+    def __dealloc__(self):
+        Py_XDECREF(self.context)
+
+    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, int backlog) except -1:
+        self.context = PyContext_CopyCurrent()
+        if self.context == NULL:
+            return -1
+        self.sock = sock
+        self.protocol_factory = protocol_factory
+        self.server = server
+        self.backlog = backlog
+        self.open(loop, sock.fileno())
+        self.keep()
+        self.watch(uv.UV_READABLE)
+        return 0
+
+    cdef int stop(self) except -1:
+        if self.retry is not None:
+            self.retry.cancel()
+            self.retry = None
+        self.close_handle()
+        self.sock = None
+        self.server = None
+        self.protocol_factory = None
+        return 0
+
+    cdef int on_poll(self, int status, int events) except -1:
+        """Accept what waits, at most a backlog of it, so that a flood does not starve the rest."""
+        cdef sockaddr_storage address
+        cdef int length = 0
+        cdef int fd
+        cdef int remaining = max(1, self.backlog)
+        while remaining and self.handle != NULL and self.retry is None:
+            remaining -= 1
+            fd = lf_accept(self.fd, &address, &length)
+            if fd >= 0:
+                self.loop.on_connection(self, fd, &address, length)
+            elif -fd in NOTHING_MORE:
+                break
+            elif -fd in OUT_OF_RESOURCES:
+                self.pause(-fd)
+            else:
+                self.report_error(-fd, "Accepting a connection failed")
+                break
+        return 0
+
+    cdef int report_error(self, int error, str message) except -1:
+        return self.loop.report({
+            "message": message,
+            "exception": OSError(error, os.strerror(error)),
+            "socket": trsock.TransportSocket(self.sock),
+        })
+
+    cdef int pause(self, int error) except -1:
+        """Out of descriptors or memory: the socket stays readable, so stop looking at it for a while."""
+        self.watch(0)
+        self.retry = self.loop.call_later(constants.ACCEPT_RETRY_DELAY, self.resume)
+        return self.report_error(error, "socket.accept() out of system resource")
+
+    def resume(self):
+        self.retry = None
+        if self.handle != NULL:
+            self.watch(uv.UV_READABLE)

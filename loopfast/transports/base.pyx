@@ -1,0 +1,264 @@
+"""What every native transport is: the asyncio state machine of a connection, flow control, and the end of it.
+
+The behaviour is that of asyncio's own transports (https://docs.python.org/3/library/asyncio-protocol.html).
+"""
+
+import asyncio
+import warnings
+from asyncio import constants, futures
+from asyncio.log import logger
+
+cimport cython
+from cpython.object cimport PyObject
+
+from loopfast.core cimport LoopCore
+from loopfast.handles.base cimport UVHandle
+from loopfast.includes.python cimport Py_XDECREF, PyContext_CopyCurrent
+
+cdef enum:
+    DEFAULT_HIGH_WATER = 64 * 1024
+
+cdef object set_result_unless_cancelled = futures._set_result_unless_cancelled
+
+
+cdef inline int propagate() except -1:
+    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
+    return -1
+
+
+@cython.no_gc_clear
+cdef class NativeTransport(UVHandle):
+    """Base of the native transports. Not for direct use."""
+
+    def __cinit__(self):
+        self.high_water = DEFAULT_HIGH_WATER
+        self.low_water = DEFAULT_HIGH_WATER // 4
+        self.closing = True
+
+    def __dealloc__(self):
+        Py_XDECREF(self.context)
+
+    def __del__(self):
+        if self.handle == NULL:
+            return
+        warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+        server, self.server = self.server, None
+        self.release_socket()
+        self.close_handle()
+        if server is not None:
+            detach_from_server(server, self)
+
+    # ------------------------------------------------------------------------------------------------- opening
+
+    cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra) except -1:
+        """Store what asyncio's transports are made with. The libuv handle is open."""
+        self.context = PyContext_CopyCurrent()
+        if self.context == NULL:
+            return propagate()
+        self.extra = extra
+        self.closing = False
+        self.set_protocol(protocol)
+        if server is not None:
+            attach_to_server(server, self)
+            self.server = server
+        return 0
+
+    cdef int start(self, object waiter) except -1:
+        cdef LoopCore loop = self.loop
+        loop.schedule(self.protocol.connection_made, self)
+        loop.call_soon(self._begin)
+        if waiter is not None:
+            loop.call_soon(set_result_unless_cancelled, waiter, None)
+        return 0
+
+    def _begin(self):
+        self.begin()
+
+    cdef int begin(self) except -1:
+        return 0
+
+    # ------------------------------------------------------------------------------------------------- asyncio.BaseTransport
+
+    @property
+    def _loop(self):
+        return None if self.protocol is None and self.closing else self.loop
+
+    @property
+    def _protocol(self):
+        return self.protocol
+
+    @property
+    def _protocol_paused(self):
+        return bool(self.protocol_paused)
+
+    @property
+    def _closing(self):
+        return bool(self.closing)
+
+    @property
+    def _conn_lost(self):
+        return self.conn_lost
+
+    def set_protocol(self, protocol):
+        """Make *protocol* the receiver of this connection's events from now on."""
+        self.protocol = protocol
+        self.protocol_connected = True
+
+    def get_protocol(self):
+        """Return the current protocol."""
+        return self.protocol
+
+    def is_closing(self) -> bool:
+        """Return True if the transport is closing or closed."""
+        return bool(self.closing)
+
+    # ------------------------------------------------------------------------------------------------- flow control
+
+    def get_write_buffer_limits(self) -> tuple:
+        """Return the (low, high) water marks in bytes."""
+        return (self.low_water, self.high_water)
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Set the water marks of unsent bytes that pause and resume the protocol.
+
+        Args:
+            high: bytes above which ``pause_writing()`` is called; 64 KiB, or four times *low*, if None.
+            low: bytes at or below which ``resume_writing()`` is called; a quarter of *high* if None.
+
+        Raises:
+            ValueError: not ``high >= low >= 0``.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.set_write_buffer_limits
+        """
+        if high is None:
+            high = DEFAULT_HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        # A mark may be any number; one beyond the address space is never reached.
+        self.high_water = <size_t> min(high, 1 << 62)
+        self.low_water = <size_t> min(low, 1 << 62)
+        if not self.closing:
+            self.update_flow()
+
+    def _set_write_buffer_limits(self, high=None, low=None):
+        self.set_write_buffer_limits(high, low)
+
+    cdef size_t unsent(self) noexcept:
+        return 0
+
+    cdef int update_flow(self) except -1:
+        """Pause the protocol if too much is unsent."""
+        if not self.protocol_paused and self.unsent() > self.high_water:
+            self.pause_protocol()
+        return 0
+
+    cdef int pause_protocol(self) except -1:
+        self.protocol_paused = True
+        try:
+            self.protocol.pause_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.report_protocol_error(exc, "protocol.pause_writing() failed")
+        return 0
+
+    cdef int resume_protocol(self) except -1:
+        """Resume a paused protocol once little enough is unsent."""
+        if not self.protocol_paused or self.unsent() > self.low_water:
+            return 0
+        self.protocol_paused = False
+        try:
+            self.protocol.resume_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.report_protocol_error(exc, "protocol.resume_writing() failed")
+        return 0
+
+    cdef int report_protocol_error(self, object exception, str message) except -1:
+        return self.loop.report(
+            {"message": message, "exception": exception, "transport": self, "protocol": self.protocol})
+
+    # ------------------------------------------------------------------------------------------------- the end
+
+    def abort(self):
+        """Close at once: what is queued is dropped, ``connection_lost(None)`` follows."""
+        self.force_close(None)
+
+    def _fatal_error(self, exc, message="Fatal error on transport"):
+        self.fatal_error(exc, message)
+
+    def _force_close(self, exc):
+        self.force_close(exc)
+
+    cdef int fatal_error(self, object exception, str message) except -1:
+        if isinstance(exception, OSError):
+            if self.loop._debug:
+                logger.debug("%r: %s", self, message, exc_info=exception)
+        else:
+            self.report_protocol_error(exception, message)
+        return self.force_close(exception)
+
+    cdef int force_close(self, object exception) except -1:
+        if self.conn_lost or self.handle == NULL:
+            return 0
+        self.drop_queue()
+        if not self.closing:
+            self.closing = True
+            self.stop_reading()
+        return self.schedule_connection_lost(exception)
+
+    cdef int schedule_connection_lost(self, object exception) except -1:
+        self.conn_lost += 1
+        # Until connection_lost() the loop holds the transport through this callback.
+        self.loop.schedule(self._call_connection_lost, exception)
+        return 0
+
+    def _call_connection_lost(self, exc):
+        if self.handle == NULL:
+            return
+        try:
+            if self.protocol_connected:
+                self.protocol.connection_lost(exc)
+        finally:
+            server, self.server = self.server, None
+            self.protocol = None
+            self.release_socket()
+            self.close_handle()
+            if server is not None:
+                detach_from_server(server, self)
+            self.on_lost(exc)
+
+    cdef int release_socket(self) except -1:
+        return 0
+
+    cdef int stop_reading(self) except -1:
+        return 0
+
+    cdef void drop_queue(self) noexcept:
+        pass
+
+    cdef int on_lost(self, object exception) except -1:
+        return 0
+
+
+# Server._attach() takes the transport from 3.13 on.
+cdef bint SERVER_KNOWS_CLIENTS = hasattr(asyncio.Server, "close_clients")
+
+
+cdef int attach_to_server(object server, object transport) except -1:
+    if SERVER_KNOWS_CLIENTS:
+        server._attach(transport)
+    else:
+        server._attach()
+    return 0
+
+
+cdef int detach_from_server(object server, object transport) except -1:
+    if SERVER_KNOWS_CLIENTS:
+        server._detach(transport)
+    else:
+        server._detach()
+    return 0

@@ -1,0 +1,66 @@
+# Reading and writing of a byte stream: the hot paths of TCP and UNIX connections.
+
+from cpython.buffer cimport Py_buffer
+from cpython.object cimport PyObject
+
+from loopfast.core cimport LoopCore
+from loopfast.includes cimport uv
+from loopfast.transports.base cimport NativeTransport
+
+
+ctypedef struct StreamBlock:
+    # One allocation per connection: the uv handle, which libuv knows as uv_stream_t, and the one write request in flight.
+    uv.uv_tcp_t stream
+    uv.uv_write_t request
+
+
+cdef class StreamTransport(NativeTransport):
+    cdef:
+        # --- reading
+        bint reading
+        bint paused
+        # The protocol takes data through get_buffer()/buffer_updated(); `export` is held between the two.
+        bint buffered
+        bint exporting
+        Py_buffer export
+
+        # --- writing. Segments not yet taken by the kernel, in order: bufs[first:first+count], the object that owns the memory of
+        # each in owners. The first `in_flight` of them belong to the write request in progress.
+        uv.uv_buf_t* bufs
+        PyObject** owners
+        int first
+        int count
+        int in_flight
+        int capacity
+        uv.uv_buf_t inline_bufs[2]
+        PyObject* inline_owners[2]
+        # Bytes of the segments that are not in flight.
+        size_t queued
+        # Send each write at once instead of at the end of the turn.
+        bint at_once
+        # write_eof() was called.
+        bint eof
+        # sendfile() waits on this for the queue to drain; set while a sendfile is in progress.
+        object empty_waiter
+
+    cdef int open_stream(self, LoopCore loop, int fd) except -1
+    cdef int start_reading(self) except -1
+    cdef int on_data(self, char* data, ssize_t size) except -1
+    cdef int on_buffer_filled(self, ssize_t size) except -1
+    cdef int on_read_end(self, ssize_t status) except -1
+    cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1
+    cdef int return_buffer(self) except -1
+    cdef int enqueue(self, object owner, char* data, size_t size) except -1
+    cdef int enqueue_copy(self, object data) except -1
+    cdef int flush(self) except -1
+    cdef void drop_sent(self, size_t size) noexcept
+    cdef int start_request(self) except -1
+    cdef int on_written(self, int status) except -1
+    cdef int on_drained(self) except -1
+    cdef int on_write_error(self, object exception) except -1
+    cdef int after_write(self) except -1
+    cdef int on_protocol_raised(self, str message) except -1
+    cdef int on_protocol_error(self, object exception, str message) except -1
+    cdef int check_writable(self, str method) except -1
+    cdef int shut_down_writing(self) except -1
+    cdef int note_lost_write(self) except -1

@@ -1,0 +1,622 @@
+"""Reading and writing of a byte stream: the hot paths of TCP and UNIX connections.
+
+Reading: libuv reads into the loop's buffer, the protocol gets a ``bytes`` of exactly the size read (or has its own buffer
+filled). Writing: the writes of a turn are gathered and sent with one vectored call at its end; what the kernel does not
+take goes into one libuv write request, and what is written meanwhile queues behind it.
+"""
+
+import asyncio
+from asyncio import constants
+from asyncio.log import logger
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.object cimport PyObject
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from loopfast.core cimport COUNTERS, LoopCore, LoopState, hold_gil
+from loopfast.errors cimport check, error_from_uv
+from loopfast.includes cimport uv
+from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
+from loopfast.includes.python cimport (
+    Py_DECREF, Py_INCREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    PyObject_VectorcallMethod,
+)
+from loopfast.transports.base cimport NativeTransport
+
+cdef enum:
+    READ_BUFFER_SIZE = 120 * 1024
+    # Bytes gathered in one turn beyond which they are sent without waiting for its end.
+    GATHER_LIMIT = 64 * 1024
+    # Segments of one vectored call; IOV_MAX on every supported system.
+    SEGMENTS_PER_CALL = 1024
+
+cdef str DATA_RECEIVED = "data_received"
+cdef str GET_BUFFER = "get_buffer"
+cdef str BUFFER_UPDATED = "buffer_updated"
+cdef object ANY_SIZE = -1
+cdef object BufferedProtocol = asyncio.BufferedProtocol
+
+
+cdef inline int propagate() except -1:
+    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
+    return -1
+
+
+# --------------------------------------------------------------------------------------------------- libuv's own callbacks
+
+cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf) noexcept:
+    """Lend the buffer for one read. Touches no Python object unless the protocol brings its own buffer."""
+    cdef StreamTransport stream
+    if handle.data == NULL:
+        return
+    if not (<StreamTransport> handle.data).buffered:
+        buf.base = (<StreamTransport> handle.data).loop.read_buffer
+        buf.len = READ_BUFFER_SIZE
+        return
+    hold_gil(<LoopState*> handle.loop.data)
+    stream = <StreamTransport> handle.data
+    try:
+        stream.lend_buffer(buf)
+    except BaseException as exc:
+        stream.loop.fail(exc)
+
+
+cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* buf) noexcept:
+    hold_gil(<LoopState*> handle.loop.data)
+    if handle.data == NULL:
+        return
+    cdef StreamTransport stream = <StreamTransport> handle.data
+    try:
+        if stream.exporting:
+            stream.return_buffer()
+            if size > 0:
+                stream.on_buffer_filled(size)
+            elif size < 0:
+                stream.on_read_end(size)
+        elif size > 0:
+            stream.on_data(buf.base, size)
+        elif size < 0:
+            stream.on_read_end(size)
+    except BaseException as exc:
+        stream.loop.fail(exc)
+
+
+cdef void on_uv_write(uv.uv_write_t* request, int status) noexcept:
+    hold_gil(<LoopState*> request.handle.loop.data)
+    lf_freed(COUNTERS, LF_WRITE_REQUEST)
+    if request.handle.data == NULL:
+        # The transport was closed meanwhile; its queue is gone.
+        return
+    cdef StreamTransport stream = <StreamTransport> request.handle.data
+    try:
+        stream.on_written(status)
+    except BaseException as exc:
+        stream.loop.fail(exc)
+
+
+@cython.no_gc_clear
+cdef class StreamTransport(NativeTransport):
+    """A connected byte stream on libuv. Not for direct use: see ``loopfast.transports.tcp.TCPTransport``."""
+
+    def __cinit__(self):
+        self.bufs = self.inline_bufs
+        self.owners = self.inline_owners
+        self.capacity = 2
+
+    def __dealloc__(self):
+        self.drop_queue()
+        if self.exporting:
+            PyBuffer_Release(&self.export)
+
+    # ------------------------------------------------------------------------------------------------- opening
+
+    cdef int open_stream(self, LoopCore loop, int fd) except -1:
+        """Wrap the connected socket *fd*, which belongs to this transport from here on."""
+        cdef int status
+        loop.check_open()
+        loop.borrow_read_buffer()
+        self.allocate(sizeof(StreamBlock))
+        status = uv.uv_tcp_init(&loop.state.loop, <uv.uv_tcp_t*> self.handle)
+        if status < 0:
+            self.failed()
+            check(status)
+        self.opened(loop)
+        status = uv.uv_tcp_open(<uv.uv_tcp_t*> self.handle, fd)
+        if status < 0:
+            self.close_handle()
+            check(status)
+        return 0
+
+    cdef int begin(self) except -1:
+        """connection_made() has returned: read, unless it paused or closed the transport."""
+        if not self.closing and not self.paused:
+            self.start_reading()
+        return 0
+
+    def set_protocol(self, protocol):
+        """Make *protocol* the receiver of this connection's events; what was written before is sent first."""
+        if self.queued:
+            self.flush()
+        self.buffered = isinstance(protocol, BufferedProtocol)
+        NativeTransport.set_protocol(self, protocol)
+
+    # ------------------------------------------------------------------------------------------------- reading
+
+    def is_reading(self) -> bool:
+        """Return True if the transport receives data."""
+        return not self.closing and not self.paused
+
+    def pause_reading(self):
+        """Stop delivering data until `resume_reading`. Does nothing if paused or closing."""
+        if self.closing or self.paused:
+            return
+        self.paused = True
+        self.stop_reading()
+        if self.loop._debug:
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self):
+        """Deliver data again. Does nothing if not paused, or closing."""
+        if self.closing or not self.paused:
+            return
+        self.paused = False
+        self.start_reading()
+        if self.loop._debug:
+            logger.debug("%r resumes reading", self)
+
+    cdef int start_reading(self) except -1:
+        if not self.reading and self.handle != NULL:
+            check(uv.uv_read_start(<uv.uv_stream_t*> self.handle, on_uv_alloc, on_uv_read))
+            self.reading = True
+            self.keep()
+        return 0
+
+    cdef int stop_reading(self) except -1:
+        if self.reading:
+            self.reading = False
+            if self.handle != NULL:
+                uv.uv_read_stop(<uv.uv_stream_t*> self.handle)
+            if not self.in_flight:
+                self.unkeep()
+        return 0
+
+    cdef int on_data(self, char* data, ssize_t size) except -1:
+        """Hand *size* bytes of the loop's buffer to ``data_received`` as bytes of exactly that size."""
+        cdef PyObject* args[3]
+        cdef PyObject* result
+        args[1] = <PyObject*> self.protocol
+        args[2] = PyBytes_FromStringAndSize(data, size)
+        if args[2] == NULL:
+            return propagate()
+        result = NULL
+        if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
+            result = PyObject_VectorcallMethod(<PyObject*> DATA_RECEIVED, &args[1],
+                                               2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        Py_DECREF(args[2])
+        if result == NULL:
+            return self.on_protocol_raised("Fatal error: protocol.data_received() call failed.")
+        Py_DECREF(result)
+        return 0
+
+    cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1:
+        """Let libuv read into what ``get_buffer`` returns."""
+        cdef PyObject* args[3]
+        cdef PyObject* result = NULL
+        args[1] = <PyObject*> self.protocol
+        args[2] = <PyObject*> ANY_SIZE
+        if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
+            result = PyObject_VectorcallMethod(<PyObject*> GET_BUFFER, &args[1], 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        if result != NULL:
+            buffer = <object> result
+            Py_DECREF(result)
+            if self.handle == NULL or self.closing or not self.reading:
+                # get_buffer() closed or paused the transport: read nothing.
+                return 0
+            try:
+                PyObject_GetBuffer(buffer, &self.export, PyBUF_WRITABLE)
+            except BaseException as exc:
+                return self.on_protocol_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+            if self.export.len == 0:
+                PyBuffer_Release(&self.export)
+                return self.on_protocol_error(
+                    RuntimeError("get_buffer() returned an empty buffer"),
+                    "Fatal error: protocol.get_buffer() call failed.")
+            self.exporting = True
+            buf.base = <char*> self.export.buf
+            buf.len = self.export.len
+            return 0
+        return self.on_protocol_raised("Fatal error: protocol.get_buffer() call failed.")
+
+    cdef int return_buffer(self) except -1:
+        self.exporting = False
+        PyBuffer_Release(&self.export)
+        return 0
+
+    cdef int on_buffer_filled(self, ssize_t size) except -1:
+        cdef PyObject* args[3]
+        cdef PyObject* result = NULL
+        number = size
+        args[1] = <PyObject*> self.protocol
+        args[2] = <PyObject*> number
+        if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
+            result = PyObject_VectorcallMethod(<PyObject*> BUFFER_UPDATED, &args[1],
+                                               2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        if result == NULL:
+            return self.on_protocol_raised("Fatal error: protocol.buffer_updated() call failed.")
+        Py_DECREF(result)
+        return 0
+
+    cdef int on_protocol_raised(self, str message) except -1:
+        """The protocol's callback raised what is set now: it costs the connection, or ends the run."""
+        try:
+            propagate()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            failure = exc
+        return self.on_protocol_error(failure, message)
+
+    cdef int on_protocol_error(self, object exception, str message) except -1:
+        self.loop.leave_context()
+        return self.fatal_error(exception, message)
+
+    cdef int on_read_end(self, ssize_t status) except -1:
+        """The stream ended, or reading failed; libuv has stopped reading."""
+        if status == uv.UV_ENOBUFS and not (self.reading and not self.closing):
+            # lend_buffer() had no buffer to lend, for the reason that it has dealt with.
+            return 0
+        if self.closing:
+            return 0
+        self.stop_reading()
+        if status != uv.UV_EOF:
+            return self.fatal_error(error_from_uv(<int> status), "Fatal read error on socket transport")
+        if self.loop._debug:
+            logger.debug("%r received EOF", self)
+        try:
+            self.loop.enter_context(self.context)
+            keep_open = self.protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            return self.on_protocol_error(exc, "Fatal error: protocol.eof_received() call failed.")
+        if not keep_open:
+            self.close()
+        return 0
+
+    # ------------------------------------------------------------------------------------------------- writing
+
+    def write(self, data):
+        """Send *data*, a bytes-like object, without blocking.
+
+        The bytes leave at the end of the running turn, together with whatever else was written in it, or at once when more
+        than 64 KiB (or more than the high-water mark) have gathered. *data* may be changed as soon as this returns.
+
+        Raises:
+            TypeError: *data* is not bytes, bytearray or memoryview.
+            RuntimeError: `write_eof` was called, or a sendfile is in progress.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write
+        """
+        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if self.eof or self.empty_waiter is not None:
+            self.check_writable("write")
+        if self.conn_lost or self.handle == NULL:
+            if len(data):
+                self.note_lost_write()
+            return
+        if type(data) is bytes:
+            if PyBytes_GET_SIZE(<PyObject*> data) == 0:
+                return
+            self.enqueue(data, PyBytes_AS_STRING(<PyObject*> data), PyBytes_GET_SIZE(<PyObject*> data))
+        else:
+            self.enqueue_copy(data)
+        self.after_write()
+
+    def writelines(self, list_of_data):
+        """Send an iterable of bytes-like objects, like `write` of each in turn.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.writelines
+        """
+        if self.eof or self.empty_waiter is not None:
+            self.check_writable("writelines")
+        pieces = [piece if type(piece) is bytes else bytes(memoryview(piece)) for piece in list_of_data]
+        if self.conn_lost or self.handle == NULL:
+            if any(pieces):
+                self.note_lost_write()
+            return
+        for piece in pieces:
+            if piece:
+                self.enqueue(piece, PyBytes_AS_STRING(<PyObject*> piece), PyBytes_GET_SIZE(<PyObject*> piece))
+        if self.queued:
+            self.after_write()
+
+    cdef int check_writable(self, str method) except -1:
+        if self.eof:
+            raise RuntimeError(f"Cannot call {method}() after write_eof()")
+        if self.empty_waiter is not None:
+            raise RuntimeError(f"unable to {'write' if method == 'write' else method}; sendfile is in progress")
+        return 0
+
+    cdef int note_lost_write(self) except -1:
+        if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self.conn_lost += 1
+        return 0
+
+    cdef int enqueue(self, object owner, char* data, size_t size) except -1:
+        """Append a segment whose memory *owner* keeps, unchanged, until it is sent."""
+        cdef int end
+        if self.first + self.count == self.capacity:
+            make_room(self)
+        end = self.first + self.count
+        Py_INCREF(<PyObject*> owner)
+        self.owners[end] = <PyObject*> owner
+        self.bufs[end].base = data
+        self.bufs[end].len = size
+        self.count += 1
+        self.queued += size
+        return 0
+
+    cdef int enqueue_copy(self, object data) except -1:
+        """Append a mutable buffer: what cannot be sent on the spot is copied."""
+        cdef Py_buffer view
+        cdef uv.uv_buf_t direct
+        cdef Py_ssize_t sent = 0
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if view.len > GATHER_LIMIT:
+                # Large: send from the caller's memory what the kernel takes now, and copy only the rest.
+                self.flush()
+                if self.count == 0 and not self.conn_lost and self.handle != NULL:
+                    direct.base = <char*> view.buf
+                    direct.len = view.len
+                    sent = uv.uv_try_write(<uv.uv_stream_t*> self.handle, &direct, 1)
+                    if sent < 0:
+                        # The flush that follows meets the same error and reports it.
+                        sent = 0
+            if sent < view.len and not self.conn_lost and self.handle != NULL:
+                copy = (<char*> view.buf)[sent:view.len]
+                self.enqueue(copy, PyBytes_AS_STRING(<PyObject*> copy), view.len - sent)
+        finally:
+            PyBuffer_Release(&view)
+        return 0
+
+    cdef int after_write(self) except -1:
+        """Send now, or when the turn ends."""
+        if self.in_flight:
+            # Queued behind the request in progress, whose end sends it.
+            return self.update_flow()
+        if self.at_once or self.queued > GATHER_LIMIT or self.queued > self.high_water or self.loop._thread_id is None:
+            return self.flush()
+        return self.loop.request_turn_end(self)
+
+    cdef int on_turn_end(self) except -1:
+        return self.flush()
+
+    cdef int flush(self) except -1:
+        """Send what has gathered; make a write request of what the kernel does not take."""
+        cdef int status
+        cdef int attempted
+        cdef size_t before
+        while self.count and not self.in_flight and self.handle != NULL:
+            attempted = min(self.count, SEGMENTS_PER_CALL)
+            before = self.queued
+            status = uv.uv_try_write(<uv.uv_stream_t*> self.handle, self.bufs + self.first, attempted)
+            if status < 0:
+                if status != uv.UV_EAGAIN:
+                    self.drop_queue()
+                    return self.on_write_error(error_from_uv(status))
+                self.start_request()
+                break
+            self.drop_sent(<size_t> status)
+            if self.count and attempted < SEGMENTS_PER_CALL:
+                self.start_request()
+        if self.in_flight:
+            self.update_flow()
+        return 0
+
+    cdef void drop_sent(self, size_t size) noexcept:
+        """Forget *size* bytes from the front of the queue."""
+        cdef PyObject* owner
+        self.queued -= size
+        while self.count and size >= self.bufs[self.first].len:
+            size -= self.bufs[self.first].len
+            owner = self.owners[self.first]
+            self.first += 1
+            self.count -= 1
+            Py_DECREF(owner)
+        if self.count:
+            self.bufs[self.first].base += size
+            self.bufs[self.first].len -= size
+        else:
+            reset_queue(self)
+
+    cdef int start_request(self) except -1:
+        """Hand the queue to libuv, which sends it as the socket becomes writable."""
+        cdef StreamBlock* block = <StreamBlock*> self.handle
+        cdef int segments = min(self.count, SEGMENTS_PER_CALL)
+        cdef int status = uv.uv_write(&block.request, <uv.uv_stream_t*> &block.stream, self.bufs + self.first, segments,
+                                      on_uv_write)
+        cdef int i
+        if status < 0:
+            self.drop_queue()
+            return self.on_write_error(error_from_uv(status))
+        lf_made(COUNTERS, LF_WRITE_REQUEST)
+        self.in_flight = segments
+        for i in range(self.first, self.first + segments):
+            self.queued -= self.bufs[i].len
+        self.keep()
+        return 0
+
+    cdef int on_written(self, int status) except -1:
+        """The write request is done: release its segments, send what queued behind it."""
+        cdef PyObject* owner
+        while self.in_flight:
+            owner = self.owners[self.first]
+            self.first += 1
+            self.count -= 1
+            self.in_flight -= 1
+            Py_DECREF(owner)
+        if self.count == 0:
+            reset_queue(self)
+        if not self.reading:
+            self.unkeep()
+        if self.conn_lost:
+            return 0
+        if status < 0:
+            self.drop_queue()
+            return self.on_write_error(error_from_uv(status))
+        self.flush()
+        self.loop.enter_context(self.context)
+        self.resume_protocol()
+        if self.count == 0 and not self.conn_lost:
+            self.on_drained()
+        return 0
+
+    cdef int on_write_error(self, object exception) except -1:
+        self.fatal_error(exception, "Fatal write error on socket transport")
+        if self.empty_waiter is not None and not self.empty_waiter.done():
+            self.empty_waiter.set_exception(exception)
+        return 0
+
+    cdef int on_drained(self) except -1:
+        """The kernel has everything: finish what waited for that."""
+        if self.empty_waiter is not None and not self.empty_waiter.done():
+            self.empty_waiter.set_result(None)
+        if self.closing:
+            return self.schedule_connection_lost(None)
+        if self.eof:
+            return self.shut_down_writing()
+        return 0
+
+    cdef size_t unsent(self) noexcept:
+        if self.handle == NULL:
+            return 0
+        return self.queued + uv.uv_stream_get_write_queue_size(<uv.uv_stream_t*> self.handle)
+
+    def get_write_buffer_size(self) -> int:
+        """Return the number of bytes that the kernel has not taken; what has gathered in this turn is sent first."""
+        self.flush()
+        return self.unsent()
+
+    def set_write_gathering(self, enabled: bool):
+        """Choose between gathering the writes of a turn (the default) and sending each at once.
+
+        Args:
+            enabled: False sends every write immediately, as asyncio's own transports do.
+        """
+        self.at_once = not enabled
+        if self.at_once:
+            self.flush()
+
+    cdef void drop_queue(self) noexcept:
+        cdef PyObject* owner
+        cdef int segments = self.count
+        self.count = self.in_flight = 0
+        self.queued = 0
+        while segments:
+            segments -= 1
+            owner = self.owners[self.first]
+            self.first += 1
+            Py_DECREF(owner)
+        reset_queue(self)
+
+    # ------------------------------------------------------------------------------------------------- ending
+
+    def can_write_eof(self) -> bool:
+        """Return True: the writing half can be shut down alone."""
+        return True
+
+    def write_eof(self):
+        """Shut down the writing half once everything written has been sent. Reading goes on.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write_eof
+        """
+        if self.closing or self.eof:
+            return
+        self.flush()
+        self.eof = True
+        if self.count == 0 and not self.conn_lost:
+            self.shut_down_writing()
+
+    cdef int shut_down_writing(self) except -1:
+        return 0
+
+    def close(self):
+        """Close once everything written has been sent; ``connection_lost(None)`` follows.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.BaseTransport.close
+        """
+        if self.closing or self.handle == NULL:
+            return
+        self.flush()
+        if self.closing:
+            # The flush met an error, which has closed the transport.
+            return
+        self.closing = True
+        self.stop_reading()
+        if self.count == 0:
+            self.schedule_connection_lost(None)
+
+    def abort(self):
+        """Close at once: what the kernel does not take now is dropped; ``connection_lost(None)`` follows.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.abort
+        """
+        if self.queued and not self.in_flight:
+            self.flush()
+        self.force_close(None)
+
+    cdef int on_lost(self, object exception) except -1:
+        if self.empty_waiter is not None and not self.empty_waiter.done():
+            self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
+        return 0
+
+    # ------------------------------------------------------------------------------------------------- sendfile
+
+    def _make_empty_waiter(self):
+        if self.empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self.flush()
+        self.empty_waiter = self.loop.create_future()
+        if self.count == 0:
+            self.empty_waiter.set_result(None)
+        return self.empty_waiter
+
+    def _reset_empty_waiter(self):
+        self.empty_waiter = None
+
+
+cdef void reset_queue(StreamTransport self) noexcept:
+    """The queue is empty: start over at its beginning, and give back an array that had to grow."""
+    self.first = 0
+    if self.bufs != self.inline_bufs:
+        free(self.bufs)
+        free(self.owners)
+        self.bufs = self.inline_bufs
+        self.owners = self.inline_owners
+        self.capacity = 2
+
+
+cdef int make_room(StreamTransport self) except -1:
+    """Grow the queue, or move it to the front of its array if at least half of that is free."""
+    cdef int capacity = self.capacity if self.first * 2 >= self.capacity and self.first else self.capacity * 2
+    cdef uv.uv_buf_t* bufs = <uv.uv_buf_t*> malloc(capacity * sizeof(uv.uv_buf_t))
+    cdef PyObject** owners = <PyObject**> malloc(capacity * sizeof(PyObject*))
+    if bufs == NULL or owners == NULL:
+        free(bufs)
+        free(owners)
+        raise MemoryError(f"no memory for {capacity} unsent writes")
+    memcpy(bufs, self.bufs + self.first, self.count * sizeof(uv.uv_buf_t))
+    memcpy(owners, self.owners + self.first, self.count * sizeof(PyObject*))
+    if self.bufs != self.inline_bufs:
+        free(self.bufs)
+        free(self.owners)
+    self.bufs = bufs
+    self.owners = owners
+    self.capacity = capacity
+    self.first = 0
+    return 0

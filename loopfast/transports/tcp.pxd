@@ -1,0 +1,26 @@
+# A connected stream socket as asyncio's users see it.
+
+from loopfast.core cimport LoopCore
+from loopfast.includes.socket cimport sockaddr_storage
+from loopfast.transports.stream cimport StreamTransport
+
+
+cdef class SocketStream(StreamTransport):
+    cdef:
+        # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv closes.
+        object sock
+        int fd
+        # The peer as accept() reported it (ss_family 0: not known), and the name of either end once it was asked for.
+        sockaddr_storage peer
+        object peername
+        object sockname
+
+    cdef int open_socket(self, LoopCore loop, int fd, int family, object sock) except -1
+    cdef object socket_object(self)
+    cdef object address_of_peer(self)
+
+
+# The transport of an accepted connection; its descriptor belongs to the transport, also if this raises.
+cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server)
+# The transport of a connected socket object, whose descriptor it takes over unless this raises.
+cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server)
