@@ -45,7 +45,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
-        asyncio.SelectorEventLoop.__init__(self, _WatchedDescriptors(self))  # type: ignore[arg-type]
+        super().__init__(_WatchedDescriptors(self))
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -96,18 +96,20 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     def _make_self_pipe(self) -> None:
         self._ssock = self._csock = None
+        self._internal_fds += 1
 
     def _open_self_pipe(self) -> int:
         if self._csock is None:
             self._ssock, self._csock = socket.socketpair()
             self._ssock.setblocking(False)
             self._csock.setblocking(False)
-            self._internal_fds += 1
             self._add_internal_reader(self._ssock.fileno(), self._read_from_self)
         return self._csock.fileno()
 
     def _close_self_pipe(self) -> None:
-        if self._csock is not None:
+        if self._csock is None:
+            self._internal_fds -= 1
+        else:
             super()._close_self_pipe()
 
     def _take_wakeup_fd(self) -> int | None:

@@ -8,7 +8,6 @@ import asyncio
 import inspect
 import sys
 from asyncio import base_events, format_helpers
-from asyncio.log import logger
 
 cimport cython
 from cpython.object cimport PyObject
@@ -848,7 +847,7 @@ cdef class LoopCore:
             self.run_handle(handle)
             duration = lf_monotonic() - started
             if duration >= self.slow_callback_duration:
-                logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), duration)
+                base_events.logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), duration)
         finally:
             self._current_handle = None
             handle.is_persistent = persistent

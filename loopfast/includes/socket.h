@@ -46,6 +46,14 @@ static inline int lf_accept(int listener, struct sockaddr_storage *address, int 
     return fd;
 }
 
+/* 0 if `fd` is a stream socket, else a negated errno. */
+static inline int lf_check_stream(int fd) {
+    int type = 0;
+    socklen_t size = sizeof(type);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, (void *)&type, &size) < 0) return -lf_socket_error();
+    return type == SOCK_STREAM ? 0 : -EPROTOTYPE;
+}
+
 static inline int lf_shutdown_write(int fd) { return shutdown(fd, LF_SHUT_WRITE) < 0 ? -lf_socket_error() : 0; }
 
 /* The printable host of an IPv4 or IPv6 address and its numbers. Returns 0, or -1 if `address` is neither, or has a scope,

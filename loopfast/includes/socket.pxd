@@ -8,6 +8,7 @@ cdef extern from "socket.h" nogil:
     int AF_INET6
 
     int lf_accept(int listener, sockaddr_storage* address, int* length)
+    int lf_check_stream(int fd)
     int lf_shutdown_write(int fd)
     int lf_address(const sockaddr_storage* address, char* host, size_t size, int* port)
     void lf_close_socket(int fd)

@@ -38,8 +38,9 @@ cdef class StreamTransport(NativeTransport):
         size_t queued
         # Send each write at once instead of at the end of the turn.
         bint at_once
-        # write_eof() was called.
+        # write_eof() was called; the writing half has been shut down, which waits for the queue.
         bint eof
+        bint eof_sent
         # sendfile() waits on this for the queue to drain; set while a sendfile is in progress.
         object empty_waiter
 

@@ -237,7 +237,7 @@ cdef class StreamTransport(NativeTransport):
     cdef int on_buffer_filled(self, ssize_t size) except -1:
         cdef PyObject* args[3]
         cdef PyObject* result = NULL
-        number = size
+        cdef object number = size
         args[1] = <PyObject*> self.protocol
         args[2] = <PyObject*> number
         if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
@@ -416,6 +416,8 @@ cdef class StreamTransport(NativeTransport):
                 self.start_request()
         if self.in_flight:
             self.update_flow()
+        elif (self.closing or self.eof or self.empty_waiter is not None) and self.count == 0 and not self.conn_lost:
+            self.on_drained()
         return 0
 
     cdef void drop_sent(self, size_t size) noexcept:
@@ -469,9 +471,11 @@ cdef class StreamTransport(NativeTransport):
         if status < 0:
             self.drop_queue()
             return self.on_write_error(error_from_uv(status))
-        self.flush()
-        self.loop.enter_context(self.context)
-        self.resume_protocol()
+        if self.count:
+            self.flush()
+        if self.protocol_paused:
+            self.loop.enter_context(self.context)
+            self.resume_protocol()
         if self.count == 0 and not self.conn_lost:
             self.on_drained()
         return 0
@@ -488,7 +492,8 @@ cdef class StreamTransport(NativeTransport):
             self.empty_waiter.set_result(None)
         if self.closing:
             return self.schedule_connection_lost(None)
-        if self.eof:
+        if self.eof and not self.eof_sent:
+            self.eof_sent = True
             return self.shut_down_writing()
         return 0
 
@@ -538,9 +543,12 @@ cdef class StreamTransport(NativeTransport):
         if self.closing or self.eof:
             return
         self.flush()
+        if self.closing:
+            # The flush met an error, which has closed the transport.
+            return
         self.eof = True
-        if self.count == 0 and not self.conn_lost:
-            self.shut_down_writing()
+        if self.count == 0:
+            self.on_drained()
 
     cdef int shut_down_writing(self) except -1:
         return 0

@@ -1,9 +1,8 @@
 """A connected stream socket as asyncio's users see it: names of both ends, socket object, half-close."""
 
-import asyncio
 import os
 import socket
-from asyncio import constants, trsock
+from asyncio import constants, transports, trsock
 
 cimport cython
 from libc.string cimport memcpy, memset
@@ -11,7 +10,7 @@ from libc.string cimport memcpy, memset
 from loopfast.core cimport LoopCore
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
-from loopfast.includes.socket cimport AF_INET, AF_INET6, lf_address, lf_close_socket, lf_shutdown_write, sockaddr_storage
+from loopfast.includes.socket cimport AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_shutdown_write, sockaddr_storage
 from loopfast.transports.base cimport NativeTransport
 from loopfast.transports.stream cimport StreamTransport
 
@@ -136,6 +135,16 @@ cdef object end_name(object ask):
         return None
 
 
+class _StreamInterface(transports._FlowControlMixin):
+    """What `TCPTransport` is to ``isinstance``: asyncio's fallback for sendfile asks for the mixin, everybody else for
+    ``asyncio.Transport``. A C layout cannot inherit from either, as both have slots."""
+
+    __slots__ = ()
+
+
+_StreamInterface.__name__ = _StreamInterface.__qualname__ = "TCPTransport"
+
+
 class TCPTransport(SocketStream):
     """The transport of a TCP (or UNIX) stream connection: an ``asyncio.Transport`` to ``isinstance``.
 
@@ -147,7 +156,7 @@ class TCPTransport(SocketStream):
 
     @property
     def __class__(self):
-        return asyncio.Transport
+        return _StreamInterface
 
 
 cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol,
@@ -166,7 +175,12 @@ cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* pe
 
 cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server):
     cdef SocketStream transport = TCPTransport.__new__(TCPTransport)
-    transport.open_socket(loop, sock.fileno(), sock.family, sock)
+    cdef int fd = sock.fileno()
+    # libuv aborts the process on a descriptor that cannot be polled.
+    cdef int status = lf_check_stream(fd)
+    if status < 0:
+        raise OSError(-status, f"{os.strerror(-status)}: {sock!r}")
+    transport.open_socket(loop, fd, sock.family, sock)
     transport.open_transport(loop, protocol, server, extra)
     # A client wants to know its ends after the connection is lost, too.
     transport.sockname = end_name(sock.getsockname)
