@@ -1,0 +1,293 @@
+"""What the behaviour tests share: recording protocols, connected pairs, programs in a process of their own, counting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+LOCALHOST = "127.0.0.1"
+
+
+def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """Return a new loop of *kind*: "loopfast", or "asyncio" for the interpreter's own."""
+    if kind == "asyncio":
+        return asyncio.SelectorEventLoop()
+    import loopfast
+
+    return loopfast.new_event_loop()
+
+
+class Reports(list[dict[str, Any]]):
+    """An exception handler that keeps the contexts it gets."""
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.append(context)
+
+    def take(self) -> dict[str, Any]:
+        """Return the oldest context, which the test expected."""
+        assert self, "nothing was reported to the exception handler"
+        return self.pop(0)
+
+    def assert_none(self) -> None:
+        found = [(context.get("message"), context.get("exception")) for context in self]
+        self.clear()
+        assert found == [], "unexpected calls of the exception handler"
+
+
+# ------------------------------------------------------------------------------------------------------------ descriptors
+
+
+def open_descriptors() -> set[int]:
+    """Return the numbers of this process's open descriptors."""
+    # The listing's own descriptor is in the list, and closed by the time it is looked at.
+    found = set()
+    for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
+        with contextlib.suppress(OSError):
+            os.fstat(int(name))
+            found.add(int(name))
+    return found
+
+
+@contextlib.contextmanager
+def gc_disabled() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+# ------------------------------------------------------------------------------------------------------------ protocols
+
+
+class Recorder(asyncio.Protocol):
+    """Records what happens to a connection, in order: in `events` the names, in `data` the bytes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        loop = loop or asyncio.get_running_loop()
+        self.events: list[str] = []
+        self.data = bytearray()
+        self.transport: Any = None
+        self.connected = loop.create_future()
+        # The argument of connection_lost().
+        self.lost = loop.create_future()
+        self.eof = loop.create_future()
+        self._more = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.events.append("made")
+        self.transport = transport
+        if not self.connected.done():
+            self.connected.set_result(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.events[-1] != "data":
+            self.events.append("data")
+        self.data += data
+        self._more.set()
+
+    def eof_received(self) -> bool | None:
+        self.events.append("eof")
+        if not self.eof.done():
+            self.eof.set_result(None)
+        self._more.set()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.events.append("lost")
+        if not self.lost.done():
+            self.lost.set_result(exc)
+        self._more.set()
+
+    def pause_writing(self) -> None:
+        self.events.append("pause")
+
+    def resume_writing(self) -> None:
+        self.events.append("resume")
+
+    async def received(self, size: int) -> bytes:
+        """Wait until at least *size* bytes have come; return all."""
+        while len(self.data) < size:
+            assert not self.lost.done(), f"connection lost after {len(self.data)} bytes"
+            self._more.clear()
+            await self._more.wait()
+        return bytes(self.data)
+
+
+class BufferedRecorder(asyncio.BufferedProtocol, Recorder):
+    """A Recorder that lends a buffer of *size* bytes."""
+
+    def __init__(self, size: int = 64, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        Recorder.__init__(self, loop)
+        self.buffer = bytearray(size)
+        self.hints: list[int] = []
+
+    def get_buffer(self, sizehint: int) -> Any:
+        self.hints.append(sizehint)
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        Recorder.data_received(self, bytes(self.buffer[:nbytes]))
+
+
+class Echo(asyncio.Protocol):
+    """Sends back what it gets."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+# ------------------------------------------------------------------------------------------------------------ connections
+
+
+def tcp_pair(*, nonblocking: bool = True) -> tuple[socket.socket, socket.socket]:
+    """Return two sockets connected with each other over TCP."""
+    with socket.socket() as listener:
+        listener.bind((LOCALHOST, 0))
+        listener.listen(1)
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    for sock in (one, other):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(not nonblocking)
+    return one, other
+
+
+@contextlib.asynccontextmanager
+async def transport_and_peer(
+    protocol: Callable[[], Any] = Recorder, *, send_buffer: int | None = None
+) -> AsyncIterator[tuple[Any, Any, socket.socket]]:
+    """A transport of the running loop, its protocol, and the non-blocking socket at the other end.
+
+    Args:
+        protocol: makes the protocol; called in the running loop.
+        send_buffer: bytes of the kernel's buffers on the way from the transport to the peer, roughly.
+    """
+    mine, peer = tcp_pair()
+    if send_buffer is not None:
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, send_buffer)
+    loop = asyncio.get_running_loop()
+    transport, proto = await loop.create_connection(protocol, sock=mine)
+    try:
+        yield transport, proto, peer
+    finally:
+        peer.close()
+        transport.abort()
+        await settle()
+
+
+@contextlib.asynccontextmanager
+async def serving(protocol: Callable[[], Any], **options: Any) -> AsyncIterator[tuple[asyncio.AbstractServer, Any]]:
+    """A server on localhost and its address."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(protocol, LOCALHOST, 0, **options)
+    try:
+        yield server, server.sockets[0].getsockname()
+    finally:
+        server.close()
+        await settle()
+
+
+async def settle(turns: int = 5) -> None:
+    """Let the loop run what is ready, including what that schedules in turn."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait until *condition* holds. The test's timeout is the limit."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def read_exactly(sock: socket.socket, size: int) -> bytes:
+    """Read *size* bytes from a non-blocking socket that the loop knows nothing of, without a watcher."""
+    data = bytearray()
+    while len(data) < size:
+        try:
+            piece = sock.recv(min(size - len(data), 1 << 20))
+        except BlockingIOError:
+            await asyncio.sleep(0.0005)
+            continue
+        assert piece, f"end of stream after {len(data)} of {size} bytes"
+        data += piece
+    return bytes(data)
+
+
+async def read_to_end(sock: socket.socket) -> bytes:
+    """Read from a non-blocking socket up to the end of the stream."""
+    data = bytearray()
+    while True:
+        try:
+            piece = sock.recv(1 << 20)
+        except BlockingIOError:
+            await asyncio.sleep(0.0005)
+            continue
+        if not piece:
+            return bytes(data)
+        data += piece
+
+
+def pattern(size: int) -> bytes:
+    """Return *size* bytes in which a lost, repeated or exchanged piece shows."""
+    words = bytearray()
+    for number in range(size // 4 + 1):
+        words += number.to_bytes(4, "little")
+    return bytes(words[:size])
+
+
+# ------------------------------------------------------------------------------------------------------------ programs
+
+PROGRAM_PRELUDE = """
+import asyncio, sys, os, signal, socket, threading, time, gc, warnings
+sys.path[:] = {paths!r}
+from support import new_event_loop as _new_event_loop
+def new_event_loop():
+    return _new_event_loop({kind!r})
+def run(main, **options):
+    with asyncio.Runner(loop_factory=new_event_loop, **options) as runner:
+        return runner.run(main)
+"""
+
+
+def program(kind: str, code: str, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """Start Python on *code*, in which ``new_event_loop()`` and ``run()`` use the loop of *kind*.
+
+    Args:
+        options: options of the interpreter.
+        environment: added to the environment of the process.
+    """
+    text = PROGRAM_PRELUDE.format(paths=sys.path, kind=kind) + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, *options, "-c", text],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1", **environment},
+    )
+
+
+def run_program(kind: str, code: str, *options: str, **environment: str) -> str:
+    """Run *code* as `program` does to a clean end and return what it printed."""
+    with program(kind, code, *options, **environment) as process:
+        try:
+            out, err = process.communicate(timeout=25)
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode == 0, f"exit status {process.returncode}\n{out}\n{err}"
+    assert err == "", err
+    return out
