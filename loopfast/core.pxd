@@ -154,13 +154,20 @@ cdef class LoopCore:
         uint64_t turns
         unsigned long thread_ident
 
-    # asyncio's private names for the same state: BaseEventLoop's own methods read and write them.
+    # asyncio's private names for the loop's state: its own methods, which we inherit, read and write them.
     cdef public bint _debug
     cdef public bint _stopping
     cdef public bint _closed
     cdef public object _thread_id
     cdef public object _current_handle
     cdef public object slow_callback_duration
+    # The rest of what asyncio's classes store on a loop. As fields they leave the instance dictionary unmade, and without one
+    # the interpreter specialises every method call on the loop.
+    cdef public object _ready, _scheduled, _timer_cancelled_count, _clock_resolution, _selector, _internal_fds
+    cdef public object _default_executor, _executor_shutdown_called, _exception_handler, _task_factory
+    cdef public object _asyncgens, _asyncgens_shutdown_called, _old_agen_hooks
+    cdef public object _coroutine_origin_tracking_enabled, _coroutine_origin_tracking_saved_depth
+    cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets
     cdef object __weakref__
 
     # --- for the modules above

@@ -25,7 +25,8 @@ from loopfast.includes.python cimport (
     PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
     PyDescr_NewMethod, PyDict_SetItemString, PyErr_CheckSignals, PyErr_Occurred, PyEval_SaveThread, PyFloat_AsDouble,
     PyMethodDef, PyObject_Call, PyObject_Vectorcall, PyThread_get_thread_ident, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
-    PyTuple_New, PyTuple_SET_ITEM, PyTupleObject, PyType_Modified, PyTypeObject, visitproc,
+    PyTuple_New, PyTuple_SET_ITEM, PyTupleObject, PyType_Modified,
+    PyUnicode_Compare, PyTypeObject, visitproc,
 )
 
 cdef extern from *:
@@ -1064,8 +1065,8 @@ cdef void sift_down(PyObject** heap, Py_ssize_t count, Py_ssize_t index, PyObjec
 
 
 # ----------------------------------------------------------------------------------------- entries of the scheduling calls
-# METH_FASTCALL | METH_KEYWORDS functions. C tasks and most callers pass at most the keyword `context`, with the interned
-# name; anything else goes to the generic form, found here by name.
+# METH_FASTCALL | METH_KEYWORDS functions. C tasks and most callers pass at most the keyword `context`; anything else goes to
+# the generic form, found here by name.
 
 cdef dict GENERIC = {}
 
@@ -1090,10 +1091,24 @@ cdef inline bint is_plain(Py_ssize_t nargs, Py_ssize_t needed, PyObject** args, 
         return False
     if kwnames == NULL:
         return True
-    if PyTuple_GET_SIZE(kwnames) != 1 or PyTuple_GET_ITEM(kwnames, 0) != <PyObject*> CONTEXT:
+    if kwnames != known_keywords and not is_context_keyword(kwnames):
         return False
     if args[nargs] != Py_None:
         context[0] = args[nargs]
+    return True
+
+
+# The keyword tuple seen last that is ("context",), owned. Every C task passes the same tuple, whose string is not interned.
+cdef PyObject* known_keywords = NULL
+
+
+cdef bint is_context_keyword(PyObject* kwnames) noexcept:
+    global known_keywords
+    if PyTuple_GET_SIZE(kwnames) != 1 or PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), <PyObject*> CONTEXT) != 0:
+        return False
+    Py_INCREF(kwnames)
+    Py_XDECREF(known_keywords)
+    known_keywords = kwnames
     return True
 
 

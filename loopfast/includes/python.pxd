@@ -60,7 +60,7 @@ cdef extern from "Python.h":
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size)
     char* PyBytes_AS_STRING(PyObject* data)
     Py_ssize_t PyBytes_GET_SIZE(PyObject* data)
-    bint PyBytes_Check(PyObject* obj)
+    int PyUnicode_Compare(PyObject* left, PyObject* right)
 
     object PyDescr_NewMethod(PyTypeObject* type, PyMethodDef* method)
     void PyType_Modified(PyTypeObject* type)
