@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def build(source: str, flags: Sequence[str], output: str) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes may compile at the same time: each writes its own file, the rename decides.
-    partial = target.with_name(f"{output}.{os.getpid()}")
+    # Two processes or threads may compile at the same time: each writes its own file, the rename decides.
+    partial = target.with_name(f"{output}.{os.getpid()}.{threading.get_ident()}")
     done = subprocess.run(
         [*command, str(SOURCES / source), "-o", str(partial), *libraries], capture_output=True, text=True, check=False
     )

@@ -107,7 +107,8 @@ def serve(options: argparse.Namespace) -> int:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
     except OSError as error:
-        print(f"bench.demo: cannot serve on {options.host} port {options.port}: {error.strerror}", file=sys.stderr)
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # the socket module repeats the address there
+        print(f"bench.demo: cannot serve on {options.host} port {options.port}: {reason}", file=sys.stderr)
         return 1
     with listener:
         host = f"[{options.host}]" if ":" in options.host else options.host
@@ -116,7 +117,7 @@ def serve(options: argparse.Namespace) -> int:
   curl {url}/served-by
   curl {url}/json
   curl {url}/orders -H 'content-type: application/json' -d '{{"item": "lamp", "quantity": 3, "price": 9.5}}'
-  curl -N {url}/stream?lines=10
+  curl -N '{url}/stream?lines=10'
   curl -X PUT {url}/jobs/one; curl {url}/jobs/one
   python -m websockets {url.replace("http", "ws", 1)}/echo
   wrk -c 32 -t 1 -d 5 --latency {url}/json
