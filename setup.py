@@ -17,6 +17,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
@@ -197,6 +198,15 @@ class BuildExtensions(build_ext):
         super().build_extension(ext)
 
 
+class SourceDistribution(sdist):
+    """`sdist` that refuses to make an archive which could not be built without a network."""
+
+    def run(self) -> None:
+        if libuv_fetch.from_tree(libuv_fetch.Pin.load()) is None:
+            raise libuv_fetch.SupplyError("the sdist carries libuv's source: run `python vendor/fetch.py` first")
+        super().run()
+
+
 def extensions() -> list[Extension]:
     """Everything compiled, the shared libuv first."""
     cffi = [CffiExtension(f"{PACKAGE}.uv._uv", f"{PACKAGE}/uv/_build.py")] if Path(PACKAGE, "uv/_build.py").exists() else []
@@ -205,6 +215,8 @@ def extensions() -> list[Extension]:
 
 if __name__ == "__main__":
     try:
-        setup(ext_modules=extensions(), cmdclass={"build": BuildByConfiguration, "build_ext": BuildExtensions})
+        setup(
+            ext_modules=extensions(),
+            cmdclass={"build": BuildByConfiguration, "build_ext": BuildExtensions, "sdist": SourceDistribution})
     except libuv_fetch.SupplyError as exc:
         sys.exit(f"error: {exc}")
