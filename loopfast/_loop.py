@@ -17,6 +17,7 @@ from asyncio import constants, events, sslproto
 from typing import Any
 
 from loopfast.baseloop import BaseLoop
+from loopfast.core import install_fast_methods
 
 __all__ = ["Loop"]
 
@@ -203,3 +204,6 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
             transp._reset_empty_waiter()
             if reading:
                 transp.resume_reading()
+
+
+install_fast_methods(Loop)

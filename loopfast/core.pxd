@@ -13,6 +13,10 @@ from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState, visit
 cdef lf_count* COUNTERS
 
 
+cdef enum:
+    SPARE_HANDLES = 256
+
+
 ctypedef struct LoopState:
     # The C half of a loop. Allocated apart from the Python object, because libuv's callbacks may run until uv_loop_close()
     # has succeeded; freed by then and only then. `loop.data` and every service handle's `data` point back here.
@@ -125,6 +129,10 @@ cdef class LoopCore:
         Py_ssize_t ring_head
         Py_ssize_t ready_count
 
+        # Handles that have run and that nobody else refers to, for reuse (owned, empty).
+        PyObject* spare[SPARE_HANDLES]
+        int spare_count
+
         # Timers: a 4-ary heap of owned TimerHandles, ordered by (key, sequence).
         PyObject** heap
         Py_ssize_t heap_capacity
@@ -197,7 +205,7 @@ cdef class LoopCore:
     cdef int poll(self, uv.uv_run_mode mode) except -1
     cdef int collect_due_timers(self) except -1
     cdef int run_ready(self) except -1
-    cdef int run_one(self, PyObject* item) except -1
+    cdef int run_unusual(self, PyObject* item) except -1
     cdef int run_handle(self, Handle handle) except -1
     cdef int run_handle_debug(self, Handle handle) except -1
     cdef int on_callback_raised(self, Handle handle) except -1

@@ -26,7 +26,7 @@ from loopfast.includes.python cimport (
     PyDescr_NewMethod, PyDict_SetItemString, PyErr_CheckSignals, PyErr_Occurred, PyEval_SaveThread, PyFloat_AsDouble,
     PyMethodDef, PyObject_Call, PyObject_Vectorcall, PyThread_get_thread_ident, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
     PyTuple_New, PyTuple_SET_ITEM, PyTupleObject, PyType_Modified,
-    PyUnicode_Compare, PyTypeObject, visitproc,
+    PyUnicode_Compare, call_vector, PyTypeObject, visitproc,
 )
 
 cdef extern from *:
@@ -80,30 +80,19 @@ cdef class Handle:
     Source: https://docs.python.org/3/library/asyncio-eventloop.html#callback-handles
     """
 
-    def __dealloc__(self):
-        self.release()
-        Py_XDECREF(self.source_traceback)
-        Py_XDECREF(self.last_repr)
-        lf_freed(COUNTERS, LF_HANDLE)
-
     def __cinit__(self):
         lf_made(COUNTERS, LF_HANDLE)
 
+    def __dealloc__(self):
+        if self.callback != NULL:
+            self.release()
+        if self.source_traceback != NULL or self.last_repr != NULL:
+            Py_XDECREF(self.source_traceback)
+            Py_XDECREF(self.last_repr)
+        lf_freed(COUNTERS, LF_HANDLE)
+
     cdef void release(self) noexcept:
-        cdef PyObject* callback = self.callback
-        cdef PyObject* context = self.context
-        cdef PyObject* first = self.args[1]
-        cdef PyObject* second = self.args[2]
-        cdef PyObject* third = self.args[3]
-        self.callback = self.context = self.args[1] = self.args[2] = self.args[3] = NULL
-        self.nargs = 0
-        self.loop = NULL
-        Py_XDECREF(callback)
-        Py_XDECREF(context)
-        if first != NULL:
-            Py_DECREF(first)
-            Py_XDECREF(second)
-            Py_XDECREF(third)
+        drop_call(<PyObject*> self)
 
     cdef int do_cancel(self) except -1:
         if self.is_cancelled:
@@ -242,21 +231,35 @@ cdef class TimerHandle(Handle):
         return AsyncioTimerHandle.__eq__(self, other)
 
 
-cdef inline int fill_handle(Handle handle, LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                            PyObject* context) except -1:
-    """Store the call in a fresh *handle*; without a *context* the current one is copied now, never later."""
+cdef inline void drop_call(PyObject* item) noexcept:
+    """Drop callback, arguments and context of the handle *item*. They may run code as they go, so the fields are emptied first."""
+    cdef PyObject* callback = (<Handle> item).callback
+    cdef PyObject* context = (<Handle> item).context
+    cdef PyObject* args[3]
+    cdef Py_ssize_t nargs = (<Handle> item).nargs
     cdef Py_ssize_t i
-    cdef PyObject* packed
-    if context == NULL:
-        context = PyContext_CopyCurrent()
-        if context == NULL:
-            return propagate()
-    else:
-        Py_INCREF(context)
-    handle.context = context
-    Py_INCREF(callback)
-    handle.callback = callback
-    handle.nargs = nargs
+    (<Handle> item).loop = NULL
+    if callback == NULL:
+        return
+    (<Handle> item).callback = (<Handle> item).context = NULL
+    (<Handle> item).nargs = 0
+    if nargs:
+        if nargs > 3:
+            nargs = 1
+        for i in range(nargs):
+            args[i] = (<Handle> item).args[1 + i]
+            (<Handle> item).args[1 + i] = NULL
+        for i in range(nargs):
+            Py_DECREF(args[i])
+    Py_DECREF(context)
+    Py_DECREF(callback)
+
+
+cdef inline int fill_handle(PyObject* item, LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                            PyObject* context) except -1:
+    """Store the call in the fresh handle *item*; without a *context* the current one is copied now, never later."""
+    cdef Py_ssize_t i
+    cdef PyObject* packed = NULL
     if nargs > 3:
         packed = PyTuple_New(nargs)
         if packed == NULL:
@@ -264,15 +267,60 @@ cdef inline int fill_handle(Handle handle, LoopCore loop, PyObject* callback, Py
         for i in range(nargs):
             Py_INCREF(args[i])
             PyTuple_SET_ITEM(packed, i, args[i])
-        handle.args[1] = packed
+    if context == NULL:
+        context = PyContext_CopyCurrent()
+        if context == NULL:
+            Py_XDECREF(packed)
+            return propagate()
+    else:
+        Py_INCREF(context)
+    (<Handle> item).context = context
+    Py_INCREF(callback)
+    (<Handle> item).callback = callback
+    (<Handle> item).nargs = nargs
+    if packed != NULL:
+        (<Handle> item).args[1] = packed
     else:
         for i in range(nargs):
             Py_INCREF(args[i])
-            handle.args[1 + i] = args[i]
-    handle.loop = <PyObject*> loop
+            (<Handle> item).args[1 + i] = args[i]
+    (<Handle> item).loop = <PyObject*> loop
     if loop._debug:
-        remember_source(handle)
+        remember_source(<Handle> item)
     return 0
+
+
+cdef inline PyObject* make_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                                  PyObject* context) except NULL:
+    """Return a new reference to a handle of this call: one that has served before, if there is one."""
+    cdef PyObject* item
+    if loop.spare_count:
+        loop.spare_count -= 1
+        item = loop.spare[loop.spare_count]
+        (<Handle> item).is_cancelled = False
+        if fill_handle(item, loop, callback, args, nargs, context) < 0:
+            Py_DECREF(item)
+            return NULL
+        return item
+    handle = Handle.__new__(Handle)
+    fill_handle(<PyObject*> handle, loop, callback, args, nargs, context)
+    Py_INCREF(<PyObject*> handle)
+    return <PyObject*> handle
+
+
+cdef inline void recycle(LoopCore loop, PyObject* item) noexcept:
+    """Give up a reference to a handle that has run; keep it for reuse if nobody else can see it."""
+    if (Py_REFCNT(item) == 1 and Py_TYPE(item) == <PyTypeObject*> Handle and loop.spare_count < SPARE_HANDLES
+            and weak_references(item) == NULL and (<Handle> item).source_traceback == NULL
+            and (<Handle> item).last_repr == NULL):
+        loop.spare[loop.spare_count] = item
+        loop.spare_count += 1
+        return
+    Py_DECREF(item)
+
+
+cdef inline PyObject* weak_references(PyObject* item) noexcept:
+    return (<PyObject**> (<char*> item + Py_TYPE(item).tp_weaklistoffset))[0]
 
 
 cdef int remember_source(Handle handle) except -1:
@@ -444,6 +492,9 @@ cdef class LoopCore:
             item = self.turn_end[self.turn_end_count]
             (<LoopObject> item).wants_turn_end = False
             Py_DECREF(item)
+        while self.spare_count:
+            self.spare_count -= 1
+            Py_DECREF(self.spare[self.spare_count])
         Py_XDECREF(self.entered)
         self.entered = NULL
 
@@ -498,8 +549,9 @@ cdef class LoopCore:
         return 0
 
     cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context):
-        cdef Handle handle = Handle.__new__(Handle)
-        fill_handle(handle, self, callback, args, nargs, context)
+        cdef PyObject* item = make_handle(self, callback, args, nargs, context)
+        handle = <Handle> item
+        Py_DECREF(item)
         return handle
 
     cdef Handle schedule(self, object callback, object arg):
@@ -548,9 +600,8 @@ cdef class LoopCore:
         self.check_open()
         if self._debug:
             self.check_call(callback, method, check_thread)
-        handle = Handle.__new__(Handle)
-        fill_handle(handle, self, <PyObject*> callback, &(<PyTupleObject*> args).ob_item[0], len(args),
-                    NULL if context is None else <PyObject*> context)
+        handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
+                                 NULL if context is None else <PyObject*> context)
         self.push(<PyObject*> handle)
         return handle
 
@@ -560,7 +611,7 @@ cdef class LoopCore:
         if self._debug:
             self.check_call(callback, method, True)
         timer = TimerHandle.__new__(TimerHandle)
-        fill_handle(timer, self, <PyObject*> callback, &(<PyTupleObject*> args).ob_item[0], len(args),
+        fill_handle(<PyObject*> timer, self, <PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
                     NULL if context is None else <PyObject*> context)
         set_deadline(timer, deadline)
         self.heap_push(timer)
@@ -742,21 +793,41 @@ cdef class LoopCore:
         """Run the callbacks that are ready now; what they schedule waits for the next turn."""
         cdef Py_ssize_t remaining = self.ready_count
         cdef PyObject* item
+        cdef PyObject* result
         while remaining > 0 and self.ready_count:
             remaining -= 1
             item = self.ring[self.ring_head]
             self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
             self.ready_count -= 1
-            # The ring's reference becomes this variable's, which every way out of the function drops.
-            handle = <object> item
-            Py_DECREF(item)
-            self.run_one(item)
+            if self._debug or not is_native(item) or (<Handle> item).is_persistent:
+                # The ring's reference becomes this variable's, which every way out of the function drops.
+                handle = <object> item
+                Py_DECREF(item)
+                self.run_unusual(item)
+            elif (<Handle> item).callback != NULL:
+                (<Handle> item).is_running = True
+                result = call_handle(self, item)
+                if result == NULL:
+                    handle = <object> item
+                    Py_DECREF(item)
+                    self.on_callback_raised(<Handle> item)
+                    (<Handle> item).is_running = False
+                    drop_call(item)
+                    handle = None
+                else:
+                    Py_DECREF(result)
+                    (<Handle> item).is_running = False
+                    drop_call(item)
+                    recycle(self, item)
+            else:
+                recycle(self, item)
             if self.turn_end_count and remaining % CALLBACKS_BETWEEN_LOOKS == 0:
                 if lf_monotonic() - self.turn_end_since > TURN_END_PATIENCE:
                     self.finish_turn()
         return 0
 
-    cdef int run_one(self, PyObject* item) except -1:
+    cdef int run_unusual(self, PyObject* item) except -1:
+        """Run what run_ready() leaves: readers and writers, debug mode, handles of asyncio's own Python code."""
         cdef Handle handle
         if is_native(item):
             handle = <Handle> item
@@ -766,7 +837,7 @@ cdef class LoopCore:
             if self._debug:
                 return self.run_handle_debug(handle)
             return self.run_handle(handle)
-        # A handle made by asyncio's own Python code (signal handlers, child watchers).
+        # Signal handlers and child watchers.
         foreign = <object> item
         self.leave_context()
         if not foreign._cancelled:
@@ -775,14 +846,9 @@ cdef class LoopCore:
 
     cdef int run_handle(self, Handle handle) except -1:
         """Run *handle* in its context, report what it raises, release it unless it is persistent."""
-        cdef PyObject* result = NULL
+        cdef PyObject* result
         handle.is_running = True
-        if handle.context == self.entered or self.switch_context(handle.context) == 0:
-            if handle.nargs <= 3:
-                result = PyObject_Vectorcall(handle.callback, &handle.args[1],
-                                             handle.nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-            else:
-                result = PyObject_Call(handle.callback, handle.args[1], NULL)
+        result = call_handle(self, <PyObject*> handle)
         if result == NULL:
             self.on_callback_raised(handle)
         else:
@@ -962,6 +1028,16 @@ cdef class LoopCore:
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
 
+cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
+    """Call the handle *item* in its context; NULL with the exception set."""
+    if (<Handle> item).context != loop.entered and loop.switch_context((<Handle> item).context) < 0:
+        return NULL
+    if (<Handle> item).nargs <= 3:
+        return call_vector((<Handle> item).callback, &(<Handle> item).args[1],
+                           (<Handle> item).nargs | PY_VECTORCALL_ARGUMENTS_OFFSET)
+    return PyObject_Call((<Handle> item).callback, (<Handle> item).args[1], NULL)
+
+
 class UnraisableArguments:
     """What sys.unraisablehook wants to know."""
 
@@ -1112,42 +1188,43 @@ cdef bint is_context_keyword(PyObject* kwnames) noexcept:
     return True
 
 
+cdef inline PyObject* append_call(LoopCore loop, PyObject** args, Py_ssize_t nargs, PyObject* context) except NULL:
+    """Append args[0](*args[1:]) to the ready ring and return a new reference to its handle."""
+    cdef PyObject* item
+    if loop.ready_count == loop.ring_capacity:
+        grow_ring(loop)
+    item = make_handle(loop, args[0], args + 1, nargs - 1, context)
+    # One reference for the ring, one for the caller.
+    Py_INCREF(item)
+    loop.ring[(loop.ring_head + loop.ready_count) & (loop.ring_capacity - 1)] = item
+    loop.ready_count += 1
+    return item
+
+
 cdef PyObject* fast_call_soon(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    cdef Handle handle
-    if loop._debug or not is_plain(nargs, 1, args, kwnames, &context):
+    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
         return call_generic("call_soon", self, args, nargs, kwnames)
-    loop.check_open()
-    handle = Handle.__new__(Handle)
-    fill_handle(handle, loop, args[0], args + 1, nargs - 1, context)
-    loop.push(<PyObject*> handle)
-    Py_INCREF(<PyObject*> handle)
-    return <PyObject*> handle
+    return append_call(loop, args, nargs, context)
 
 
 cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssize_t nargs,
                                          PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    cdef Handle handle
-    if loop._debug or not is_plain(nargs, 1, args, kwnames, &context):
+    cdef PyObject* item
+    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
         return call_generic("call_soon_threadsafe", self, args, nargs, kwnames)
-    loop.check_open()
-    handle = Handle.__new__(Handle)
-    fill_handle(handle, loop, args[0], args + 1, nargs - 1, context)
-    loop.push(<PyObject*> handle)
+    item = append_call(loop, args, nargs, context)
     wake(loop)
-    Py_INCREF(<PyObject*> handle)
-    return <PyObject*> handle
+    return item
 
 
 cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** args, Py_ssize_t nargs,
                                   PyObject* context) except NULL:
-    cdef TimerHandle timer
-    loop.check_open()
-    timer = TimerHandle.__new__(TimerHandle)
-    fill_handle(timer, loop, args[0], args + 1, nargs - 1, context)
+    cdef TimerHandle timer = TimerHandle.__new__(TimerHandle)
+    fill_handle(<PyObject*> timer, loop, args[0], args + 1, nargs - 1, context)
     set_deadline(timer, deadline)
     loop.heap_push(timer)
     Py_INCREF(<PyObject*> timer)
@@ -1157,7 +1234,7 @@ cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** arg
 cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or not is_plain(nargs, 2, args, kwnames, &context) or args[0] == Py_None:
+    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or args[0] == Py_None:
         return call_generic("call_later", self, args, nargs, kwnames)
     return plain_timer(loop, lf_monotonic() + PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
 
@@ -1165,7 +1242,7 @@ cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs
 cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or not is_plain(nargs, 2, args, kwnames, &context) or args[0] == Py_None:
+    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or args[0] == Py_None:
         return call_generic("call_at", self, args, nargs, kwnames)
     return plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
 
@@ -1191,18 +1268,20 @@ FAST_METHODS[3] = PyMethodDef("call_at", <void*> fast_call_at, METH_FASTCALL | M
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_at"))
 
 
-cdef int install_fast_methods() except -1:
-    cdef PyTypeObject* type_ = <PyTypeObject*> LoopCore
+def install_fast_methods(type cls):
+    """Give *cls*, a LoopCore, these entries as methods of its own: on an exact type the interpreter checks `self` faster."""
+    cdef PyTypeObject* type_ = <PyTypeObject*> cls
     cdef int i
+    if not issubclass(cls, LoopCore):
+        raise TypeError(f"a subclass of LoopCore was expected, got {cls!r}")
     for i in range(4):
-        name = FAST_METHODS[i].ml_name.decode("ascii")
-        GENERIC[name] = getattr(LoopCore, name)
         PyDict_SetItemString(type_.tp_dict, FAST_METHODS[i].ml_name, PyDescr_NewMethod(type_, &FAST_METHODS[i]))
     PyType_Modified(type_)
-    return 0
 
 
-install_fast_methods()
+for name in ("call_soon", "call_soon_threadsafe", "call_later", "call_at"):
+    GENERIC[name] = getattr(LoopCore, name)
+install_fast_methods(LoopCore)
 
 
 # ---------------------------------------------------------------------------------------------- garbage collection of loops

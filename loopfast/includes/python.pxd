@@ -10,6 +10,7 @@ cdef extern from "Python.h":
 
     ctypedef struct PyTypeObject:
         PyObject* tp_dict
+        Py_ssize_t tp_weaklistoffset
         int (*tp_traverse)(PyObject* self, visitproc visit, void* arg) noexcept
         int (*tp_clear)(PyObject* self) noexcept
 
@@ -46,6 +47,8 @@ cdef extern from "Python.h":
     # Borrowed arguments, new reference or NULL with an exception set: the caller owns the result.
     PyObject* PyObject_Vectorcall(PyObject* func, PyObject** args, size_t nargsf, PyObject* kwnames)
     PyObject* PyObject_VectorcallMethod(PyObject* name, PyObject** args, size_t nargsf, PyObject* kwnames)
+    ctypedef PyObject* (*vectorcallfunc)(PyObject* func, PyObject** args, size_t nargsf, PyObject* kwnames) noexcept
+    vectorcallfunc PyVectorcall_Function(PyObject* func)
     PyObject* PyObject_Call(PyObject* func, PyObject* args, PyObject* kwargs)
     PyObject* PyTuple_New(Py_ssize_t n)
     PyObject* PyTuple_GET_ITEM(PyObject* tup, Py_ssize_t i)
@@ -65,3 +68,11 @@ cdef extern from "Python.h":
     object PyDescr_NewMethod(PyTypeObject* type, PyMethodDef* method)
     void PyType_Modified(PyTypeObject* type)
     int PyDict_SetItemString(PyObject* dict, const char* key, object value) except -1
+
+
+cdef inline PyObject* call_vector(PyObject* func, PyObject** args, size_t nargsf) noexcept:
+    # PyObject_Vectorcall() without its look-up of the thread state, for callables that support the protocol (nearly all do).
+    cdef vectorcallfunc entry = PyVectorcall_Function(func)
+    if entry != NULL:
+        return entry(func, args, nargsf, NULL)
+    return PyObject_Vectorcall(func, args, nargsf, NULL)
