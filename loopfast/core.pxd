@@ -112,7 +112,7 @@ cdef class LoopObject:
     cdef void keep(self) noexcept
     cdef void unkeep(self) noexcept
     # Upcalls of the loop. on_turn_end: the batch is over, or ran long. on_loop_close: give the libuv handle back.
-    cdef int on_turn_end(self) except -1
+    cdef void on_turn_end(self) noexcept
     cdef void on_loop_close(self) noexcept
 
 

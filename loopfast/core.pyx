@@ -378,8 +378,8 @@ cdef class LoopObject:
             self.is_kept = False
             Py_DECREF(<PyObject*> self)
 
-    cdef int on_turn_end(self) except -1:
-        return 0
+    cdef void on_turn_end(self) noexcept:
+        pass
 
     cdef void on_loop_close(self) noexcept:
         self.detach()
@@ -490,8 +490,9 @@ cdef class LoopCore:
         while self.turn_end_count:
             self.turn_end_count -= 1
             item = self.turn_end[self.turn_end_count]
-            (<LoopObject> item).wants_turn_end = False
-            Py_DECREF(item)
+            if item != NULL:
+                (<LoopObject> item).wants_turn_end = False
+                Py_DECREF(item)
         while self.spare_count:
             self.spare_count -= 1
             Py_DECREF(self.spare[self.spare_count])
@@ -948,21 +949,15 @@ cdef class LoopCore:
     cdef int finish_turn(self) except -1:
         """Let the objects that asked for it do their end-of-turn work (send what was gathered)."""
         cdef Py_ssize_t i = 0
-        cdef LoopObject obj
+        cdef PyObject* obj
         # The list may grow meanwhile: an upcall runs protocol code, which may write.
         while i < self.turn_end_count:
-            obj = <LoopObject> self.turn_end[i]
-            Py_DECREF(self.turn_end[i])
-            self.turn_end[i] = Py_None
-            Py_INCREF(Py_None)
+            obj = self.turn_end[i]
+            self.turn_end[i] = NULL
             i += 1
-            obj.wants_turn_end = False
-            try:
-                obj.on_turn_end()
-            except BaseException as exc:
-                self.fail(exc)
-        for i in range(self.turn_end_count):
-            Py_DECREF(self.turn_end[i])
+            (<LoopObject> obj).wants_turn_end = False
+            (<LoopObject> obj).on_turn_end()
+            Py_DECREF(obj)
         self.turn_end_count = 0
         return self.raise_failure()
 
@@ -1334,7 +1329,7 @@ cdef int traverse_loop(PyObject* self, visitproc visit, void* arg) noexcept:
         i += 1
     i = 0
     while status == 0 and i < (<LoopCore> self).turn_end_count:
-        status = visit((<LoopCore> self).turn_end[i], arg)
+        status = visit_one((<LoopCore> self).turn_end[i], visit, arg)
         i += 1
     while status == 0 and obj != NULL:
         if (<LoopObject> obj).is_kept:

@@ -61,6 +61,10 @@ cdef extern from "Python.h":
     bint PyContext_CheckExact(PyObject* obj)
     double PyFloat_AsDouble(PyObject* obj) except? -1.0
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size)
+    bint PyMethod_Check(PyObject* obj)
+    PyObject* PyMethod_GET_SELF(PyObject* method)
+    PyObject* PyMethod_GET_FUNCTION(PyObject* method)
+    PyObject* PyLong_FromSsize_t(Py_ssize_t value)
     char* PyBytes_AS_STRING(PyObject* data)
     Py_ssize_t PyBytes_GET_SIZE(PyObject* data)
     int PyUnicode_Compare(PyObject* left, PyObject* right)

@@ -19,6 +19,9 @@ cdef class StreamTransport(NativeTransport):
         # --- reading
         bint reading
         bint paused
+        # The protocol's data_received or buffer_updated, and its get_buffer, as set_protocol() found them.
+        object receive
+        object lend
         # The protocol takes data through get_buffer()/buffer_updated(); `export` is held between the two.
         bint buffered
         bint exporting
@@ -46,12 +49,9 @@ cdef class StreamTransport(NativeTransport):
 
     cdef int open_stream(self, LoopCore loop, int fd) except -1
     cdef int start_reading(self) except -1
-    cdef int on_data(self, char* data, ssize_t size) except -1
-    cdef int on_buffer_filled(self, ssize_t size) except -1
     cdef int on_read_end(self, ssize_t status) except -1
     cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1
-    cdef int return_buffer(self) except -1
-    cdef int enqueue(self, object owner, char* data, size_t size) except -1
+    cdef int write_slowly(self, object data) except -1
     cdef int enqueue_copy(self, object data) except -1
     cdef int flush(self) except -1
     cdef void drop_sent(self, size_t size) noexcept

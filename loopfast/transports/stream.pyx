@@ -21,7 +21,7 @@ from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
-    PyObject_VectorcallMethod,
+    PyLong_FromSsize_t, PyMethod_Check, PyMethod_GET_FUNCTION, PyMethod_GET_SELF, call_vector,
 )
 from loopfast.transports.base cimport NativeTransport
 
@@ -32,9 +32,6 @@ cdef enum:
     # Segments of one vectored call; IOV_MAX on every supported system.
     SEGMENTS_PER_CALL = 1024
 
-cdef str DATA_RECEIVED = "data_received"
-cdef str GET_BUFFER = "get_buffer"
-cdef str BUFFER_UPDATED = "buffer_updated"
 cdef object ANY_SIZE = -1
 cdef object BufferedProtocol = asyncio.BufferedProtocol
 
@@ -65,20 +62,64 @@ cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf
 
 cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* buf) noexcept:
     hold_gil(<LoopState*> handle.loop.data)
-    if handle.data == NULL:
+    if handle.data == NULL or size == 0 and not (<StreamTransport> handle.data).exporting:
         return
     cdef StreamTransport stream = <StreamTransport> handle.data
+    if stream.exporting:
+        stream.exporting = False
+        PyBuffer_Release(&stream.export)
+    if size < 0:
+        guarded_read_end(stream, size)
+    elif size > 0:
+        if deliver(stream, buf.base, size) < 0:
+            guarded_protocol_failure(stream)
+
+
+cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexcept:
+    """Hand *size* bytes to the protocol, in the connection's context; -1 with the exception set if that raised."""
+    cdef PyObject* args[2]
+    cdef PyObject* result = NULL
+    cdef PyObject* argument = PyLong_FromSsize_t(size) if stream.buffered else PyBytes_FromStringAndSize(data, size)
+    # set_protocol() may replace it meanwhile.
+    cdef PyObject* receive = <PyObject*> stream.receive
+    if argument == NULL:
+        return -1
+    Py_INCREF(receive)
+    if stream.context == stream.loop.entered or stream.loop.switch_context(stream.context) == 0:
+        args[1] = argument
+        if PyMethod_Check(receive):
+            # What the bound method itself would do, without its copy of the arguments.
+            args[0] = PyMethod_GET_SELF(receive)
+            result = call_vector(PyMethod_GET_FUNCTION(receive), args, 2)
+        else:
+            result = call_vector(receive, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
+    Py_DECREF(argument)
+    Py_DECREF(receive)
+    if result == NULL:
+        return -1
+    Py_DECREF(result)
+    return 0
+
+
+cdef void guarded_protocol_failure(StreamTransport stream) noexcept:
+    """The protocol's callback raised what is set now: it costs the connection, or ends the run."""
     try:
-        if stream.exporting:
-            stream.return_buffer()
-            if size > 0:
-                stream.on_buffer_filled(size)
-            elif size < 0:
-                stream.on_read_end(size)
-        elif size > 0:
-            stream.on_data(buf.base, size)
-        elif size < 0:
-            stream.on_read_end(size)
+        stream.on_protocol_raised("Fatal error: protocol.buffer_updated() call failed." if stream.buffered else
+                                  "Fatal error: protocol.data_received() call failed.")
+    except BaseException as exc:
+        stream.loop.fail(exc)
+
+
+cdef void guarded_read_end(StreamTransport stream, ssize_t status) noexcept:
+    try:
+        stream.on_read_end(status)
+    except BaseException as exc:
+        stream.loop.fail(exc)
+
+
+cdef void guarded_flush(StreamTransport stream) noexcept:
+    try:
+        stream.flush()
     except BaseException as exc:
         stream.loop.fail(exc)
 
@@ -140,6 +181,8 @@ cdef class StreamTransport(NativeTransport):
         if self.queued:
             self.flush()
         self.buffered = isinstance(protocol, BufferedProtocol)
+        self.receive = protocol.buffer_updated if self.buffered else getattr(protocol, "data_received", None)
+        self.lend = protocol.get_buffer if self.buffered else None
         NativeTransport.set_protocol(self, protocol)
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -182,32 +225,14 @@ cdef class StreamTransport(NativeTransport):
                 self.unkeep()
         return 0
 
-    cdef int on_data(self, char* data, ssize_t size) except -1:
-        """Hand *size* bytes of the loop's buffer to ``data_received`` as bytes of exactly that size."""
-        cdef PyObject* args[3]
-        cdef PyObject* result
-        args[1] = <PyObject*> self.protocol
-        args[2] = PyBytes_FromStringAndSize(data, size)
-        if args[2] == NULL:
-            return propagate()
-        result = NULL
-        if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
-            result = PyObject_VectorcallMethod(<PyObject*> DATA_RECEIVED, &args[1],
-                                               2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-        Py_DECREF(args[2])
-        if result == NULL:
-            return self.on_protocol_raised("Fatal error: protocol.data_received() call failed.")
-        Py_DECREF(result)
-        return 0
-
     cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1:
         """Let libuv read into what ``get_buffer`` returns."""
-        cdef PyObject* args[3]
+        cdef PyObject* args[2]
         cdef PyObject* result = NULL
-        args[1] = <PyObject*> self.protocol
-        args[2] = <PyObject*> ANY_SIZE
+        args[1] = <PyObject*> ANY_SIZE
         if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
-            result = PyObject_VectorcallMethod(<PyObject*> GET_BUFFER, &args[1], 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+            lend = self.lend
+            result = call_vector(<PyObject*> lend, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
         if result != NULL:
             buffer = <object> result
             Py_DECREF(result)
@@ -228,25 +253,6 @@ cdef class StreamTransport(NativeTransport):
             buf.len = self.export.len
             return 0
         return self.on_protocol_raised("Fatal error: protocol.get_buffer() call failed.")
-
-    cdef int return_buffer(self) except -1:
-        self.exporting = False
-        PyBuffer_Release(&self.export)
-        return 0
-
-    cdef int on_buffer_filled(self, ssize_t size) except -1:
-        cdef PyObject* args[3]
-        cdef PyObject* result = NULL
-        cdef object number = size
-        args[1] = <PyObject*> self.protocol
-        args[2] = <PyObject*> number
-        if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
-            result = PyObject_VectorcallMethod(<PyObject*> BUFFER_UPDATED, &args[1],
-                                               2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-        if result == NULL:
-            return self.on_protocol_raised("Fatal error: protocol.buffer_updated() call failed.")
-        Py_DECREF(result)
-        return 0
 
     cdef int on_protocol_raised(self, str message) except -1:
         """The protocol's callback raised what is set now: it costs the connection, or ends the run."""
@@ -299,21 +305,33 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write
         """
-        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
+        if type(data) is bytes and self.queued == 0 and can_gather(self):
+            # The hot path: the first write of a turn on an idle connection.
+            if PyBytes_GET_SIZE(<PyObject*> data) == 0:
+                return
+            if <size_t> PyBytes_GET_SIZE(<PyObject*> data) <= min(self.high_water, GATHER_LIMIT):
+                append_bytes(self, <PyObject*> data)
+                self.loop.request_turn_end(self)
+                return
+        self.write_slowly(data)
+
+    cdef int write_slowly(self, object data) except -1:
+        """write() in any state and of any bytes-like object."""
+        if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if self.eof or self.empty_waiter is not None:
             self.check_writable("write")
         if self.conn_lost or self.handle == NULL:
             if len(data):
                 self.note_lost_write()
-            return
+            return 0
         if type(data) is bytes:
             if PyBytes_GET_SIZE(<PyObject*> data) == 0:
-                return
-            self.enqueue(data, PyBytes_AS_STRING(<PyObject*> data), PyBytes_GET_SIZE(<PyObject*> data))
+                return 0
+            append_bytes(self, <PyObject*> data)
         else:
             self.enqueue_copy(data)
-        self.after_write()
+        return self.after_write()
 
     def writelines(self, list_of_data):
         """Send an iterable of bytes-like objects, like `write` of each in turn.
@@ -329,7 +347,7 @@ cdef class StreamTransport(NativeTransport):
             return
         for piece in pieces:
             if piece:
-                self.enqueue(piece, PyBytes_AS_STRING(<PyObject*> piece), PyBytes_GET_SIZE(<PyObject*> piece))
+                append_bytes(self, <PyObject*> piece)
         if self.queued:
             self.after_write()
 
@@ -344,20 +362,6 @@ cdef class StreamTransport(NativeTransport):
         if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
             logger.warning("socket.send() raised exception.")
         self.conn_lost += 1
-        return 0
-
-    cdef int enqueue(self, object owner, char* data, size_t size) except -1:
-        """Append a segment whose memory *owner* keeps, unchanged, until it is sent."""
-        cdef int end
-        if self.first + self.count == self.capacity:
-            make_room(self)
-        end = self.first + self.count
-        Py_INCREF(<PyObject*> owner)
-        self.owners[end] = <PyObject*> owner
-        self.bufs[end].base = data
-        self.bufs[end].len = size
-        self.count += 1
-        self.queued += size
         return 0
 
     cdef int enqueue_copy(self, object data) except -1:
@@ -379,7 +383,7 @@ cdef class StreamTransport(NativeTransport):
                         sent = 0
             if sent < view.len and not self.conn_lost and self.handle != NULL:
                 copy = (<char*> view.buf)[sent:view.len]
-                self.enqueue(copy, PyBytes_AS_STRING(<PyObject*> copy), view.len - sent)
+                append_bytes(self, <PyObject*> copy)
         finally:
             PyBuffer_Release(&view)
         return 0
@@ -393,8 +397,18 @@ cdef class StreamTransport(NativeTransport):
             return self.flush()
         return self.loop.request_turn_end(self)
 
-    cdef int on_turn_end(self) except -1:
-        return self.flush()
+    cdef void on_turn_end(self) noexcept:
+        cdef int status
+        if self.count and not self.in_flight and self.handle != NULL and self.count <= SEGMENTS_PER_CALL:
+            status = uv.uv_try_write(<uv.uv_stream_t*> self.handle, self.bufs + self.first, self.count)
+            if status == <int> self.queued:
+                # The hot path: the kernel has it all.
+                release_sent(self)
+                if not (self.closing or self.eof or self.empty_waiter is not None):
+                    return
+            elif status > 0:
+                self.drop_sent(<size_t> status)
+        guarded_flush(self)
 
     cdef int flush(self) except -1:
         """Send what has gathered; make a write request of what the kernel does not take."""
@@ -596,6 +610,37 @@ cdef class StreamTransport(NativeTransport):
 
     def _reset_empty_waiter(self):
         self.empty_waiter = None
+
+
+cdef inline bint can_gather(StreamTransport self) noexcept:
+    """True if a write may simply wait for the turn's end."""
+    return not (self.conn_lost or self.eof or self.at_once or self.in_flight or self.handle == NULL
+                or self.empty_waiter is not None or self.loop._thread_id is None)
+
+
+cdef inline int append_bytes(StreamTransport self, PyObject* data) except -1:
+    """Append *data*, a bytes object that is not empty, to the queue, which keeps it until it is sent."""
+    cdef int end = self.first + self.count
+    if end == self.capacity:
+        make_room(self)
+        end = self.count
+    Py_INCREF(data)
+    self.owners[end] = data
+    self.bufs[end].base = PyBytes_AS_STRING(data)
+    self.bufs[end].len = PyBytes_GET_SIZE(data)
+    self.count += 1
+    self.queued += PyBytes_GET_SIZE(data)
+    return 0
+
+
+cdef inline void release_sent(StreamTransport self) noexcept:
+    """The kernel has taken the whole queue."""
+    cdef int i
+    self.queued = 0
+    for i in range(self.first, self.first + self.count):
+        Py_DECREF(self.owners[i])
+    self.count = 0
+    reset_queue(self)
 
 
 cdef void reset_queue(StreamTransport self) noexcept:
