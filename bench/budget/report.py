@@ -25,7 +25,7 @@ class Target:
     group: str
     ir: float
     syscalls: float
-    reference: Mapping[str, float]
+    reference: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -256,8 +256,18 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
+class HeaderAndBody(Echo):
+    """Answers as HTTP servers do: a header and a body, each with a write of its own."""
+
+    header = b"h" * 100
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(self.header)
+        self.transport.write(data)
+
+
 class EchoInTwo(Echo):
-    """Sends back what it receives as HTTP servers answer: a header and a body, each with a write of its own."""
+    """Sends back what it receives in two pieces; cutting them is the user's cost, about 1500 instructions."""
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data[:100])
@@ -285,8 +295,13 @@ async def tcp_echo(loop: Loop, listener: socket.socket) -> Any:
     return await loop.create_server(Echo, sock=listener)
 
 
-@server(300, 200, 4_200)
+@server(300, 200, 4_200, reply=1024 + len(HeaderAndBody.header))
 async def tcp_echo_two_writes(loop: Loop, listener: socket.socket) -> Any:
+    return await loop.create_server(HeaderAndBody, sock=listener)
+
+
+@server(300, 200, 4_200)
+async def tcp_echo_cut_in_two(loop: Loop, listener: socket.socket) -> Any:
     return await loop.create_server(EchoInTwo, sock=listener)
 
 
