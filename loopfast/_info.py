@@ -97,7 +97,7 @@ def _openssl() -> str | None:
 
 def _build(build: Mapping[str, Any]) -> dict[str, Any]:
     package = str(Path(__file__).parent)
-    libraries = {_without_home(path.replace(package, "loopfast")) for path in _loaded_libraries("libuv")}
+    libraries = {_without_home(path.replace(package, "loopfast")) for path in _loaded_libuvs()}
     return {
         "kind": "debug (assertions and counters)" if build["debug"] else "release",
         "compiler": build["compiler"],
@@ -107,10 +107,10 @@ def _build(build: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _loaded_libraries(part_of_name: str) -> set[str]:
-    """Paths of the shared libraries in this process whose file name contains ``part_of_name``; Linux only."""
+def _loaded_libuvs() -> set[str]:
+    """Paths of the shared libraries in this process that are a libuv by name (ours is libloopfast-uv); Linux only."""
     paths = re.findall(r"(/.*)$", _read("/proc/self/maps") or "", re.MULTILINE)
-    return {path for path in paths if part_of_name in os.path.basename(path)}
+    return {path for path in paths if re.match(r"lib([a-z]+-)?uv[-.]", os.path.basename(path))}
 
 
 def _installation() -> str:
