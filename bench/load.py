@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -111,7 +112,5 @@ class Generator:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            try:
+            with contextlib.suppress(BrokenPipeError):  # a phase that the generator did not read any more
                 pipe.close()
-            except BrokenPipeError:  # a phase that was asked for and not read by the generator any more
-                pass

@@ -11,7 +11,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str] | None], left: S
     rule = "  ".join("-" * width for width in widths)
 
     def line(cells: Sequence[str]) -> str:
-        padded = (f"{text:<{w}}" if i in left else f"{text:>{w}}" for i, (text, w) in enumerate(zip(cells, widths)))
-        return "  ".join(padded).rstrip()
+        pairs = enumerate(zip(cells, widths, strict=True))
+        return "  ".join(f"{text:{'<' if i in left else '>'}{width}}" for i, (text, width) in pairs).rstrip()
 
     return "\n".join([line(headings), rule, *(rule if row is None else line(row) for row in rows)])

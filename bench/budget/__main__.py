@@ -69,10 +69,7 @@ def measure_all(
         try:
             for done, future in enumerate(concurrent.futures.as_completed(running), 1):
                 cost = costs[running[future]] = future.result()
-                if cost.reason is None:
-                    words = f"{cost.ir:10,.0f} Ir {cost.syscall_total:7.2f} sys"
-                else:
-                    words = cost.reason
+                words = cost.reason or f"{cost.ir:10,.0f} Ir {cost.syscall_total:7.2f} sys"
                 print(f"  [{done:3}/{len(wanted)}] {cost.row:20} {cost.loop:10} {words}", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

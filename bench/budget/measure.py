@@ -61,7 +61,7 @@ class Cost:
 
 
 def scaled(counts: tuple[int, int, int], divisor: int) -> tuple[int, int, int]:
-    """Returns `counts` with the long section shortened by `divisor`, in whole thousands or hundreds as the rows need."""
+    """Returns `counts` with the long section shortened by `divisor`, to a multiple of the short one."""
     warm_up, short, long = counts
     step = short
     return warm_up, short, short + max(step, (long - short) // divisor // step * step)

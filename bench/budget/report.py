@@ -137,7 +137,7 @@ def table(
     headings = ["operation", "target Ir", f"{subject} Ir", "of target", "target sys", f"{subject} sys", "state"]
     headings += [heading for loop in others for heading in (f"{loop} Ir", f"{loop} sys")]
     rows: list[list[str] | None] = []
-    for before, name in zip([None, *names], names):
+    for before, name in zip([None, *names], names, strict=False):
         target, cost = targets[name], costs[name, subject]
         if before is not None and targets[before].group != target.group:
             rows.append(None)

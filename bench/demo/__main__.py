@@ -123,7 +123,7 @@ def serve(options: argparse.Namespace) -> int:
   wrk -c 32 -t 1 -d 5 --latency {url}/json
   the documentation of all routes: {url}/docs
 """)
-        config = uvicorn.Config("bench.demo.app:app", loop=UVICORN_LOOPS[options.loop], log_level="info", access_log=False)
+        config = uvicorn.Config("bench.demo.app:app", loop=UVICORN_LOOPS[options.loop], access_log=False)
         server = uvicorn.Server(config)
         try:
             server.run(sockets=[listener])

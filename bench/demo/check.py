@@ -1,4 +1,4 @@
-"""Drives every route of the application with a real HTTP client and a real WebSocket client and verifies the answers."""
+"""Drives every route of the application with real HTTP and WebSocket clients and verifies the answers."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def throughput(
                 samples[name].append((got.messages / got.seconds, got.p50_us / 1e3, got.p99_us / 1e3, spent))
             each = ", ".join(f"{name} {samples[name][-1][0]:,.0f}" for name in servers)
             say(f"  round {number + 1} of {rounds}: {each} requests/s")
-    middle = {name: [statistics.median(column) for column in zip(*values)] for name, values in samples.items()}
+    middle = {name: list(map(statistics.median, zip(*values, strict=True))) for name, values in samples.items()}
     rows = []
     for name, (rate, p50, p99, cpu) in middle.items():
         rates = [sample[0] for sample in samples[name]]
@@ -77,7 +77,7 @@ def throughput(
 
 
 def sends(count: int, connections: int, say: Callable[[str], None]) -> str:
-    """Returns a table of the system calls that send to the client, per request, counted by strace over `count` requests.
+    """Returns a table of the system calls that send to the client, per request: strace's count of `count` requests.
 
     Raises native.Unavailable where strace or the generator is absent, ServerError and LoadError as `throughput`.
     """
@@ -88,9 +88,11 @@ def sends(count: int, connections: int, say: Callable[[str], None]) -> str:
         say(f"  {name} under strace: {count:,} requests over {connections} connections")
         with tempfile.TemporaryDirectory(prefix="loopfast-demo-") as folder:
             log = Path(folder, "log")
-            with Server(name, prefix=[*strace, "-o", str(log)]) as server:
-                with Generator(load, "127.0.0.1", server.port) as client:
-                    client.run(count=count)
+            with (
+                Server(name, prefix=[*strace, "-o", str(log)]) as server,
+                Generator(load, "127.0.0.1", server.port) as client,
+            ):
+                client.run(count=count)
             calls = count_sends(log.read_text(errors="replace").splitlines())
         kinds = ", ".join(f"{kind} {number / count:.2f}" for kind, number in sorted(calls.items()))
         rows.append([name, f"{calls.total() / count:.2f}", kinds])

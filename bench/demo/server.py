@@ -34,7 +34,7 @@ class Server:
     """uvicorn in a process of its own, used as a context manager that leaves no process behind."""
 
     def __init__(self, loop: str, prefix: Sequence[str] = (), cpus: set[int] | None = None) -> None:
-        """`loop` is a name of UVICORN_LOOPS; `prefix` a command to run uvicorn under, such as strace; `cpus` pins it."""
+        """`loop` is a name of UVICORN_LOOPS; `prefix` a command to run uvicorn under (strace); `cpus` pins it."""
         self.loop = loop
         self.port = 0
         self.command = [sys.executable, "-m", "uvicorn", "bench.demo.app:app", "--loop", UVICORN_LOOPS[loop]]

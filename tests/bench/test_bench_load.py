@@ -118,7 +118,8 @@ def test_a_phase_in_seconds_lasts_that_long() -> None:
 def test_http_answers_with_length_with_chunks_and_empty() -> None:
     Http.answers = [
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
-        b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n10;x=y\r\n0123456789abcdef\r\n0\r\nT: 1\r\n\r\n",
+        b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nhello\r\n10;x=y\r\n0123456789abcdef\r\n0\r\nT: 1\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
     ]
     with serving(Http) as port, Generator(Load("http", connections=1, pipeline=4), "127.0.0.1", port) as client:
@@ -129,24 +130,30 @@ def test_http_answers_with_length_with_chunks_and_empty() -> None:
 
 def test_an_http_error_is_no_answer() -> None:
     Http.answers = [b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"]
-    with serving(Http) as port, Generator(Load("http", connections=1), "127.0.0.1", port) as client:
-        with pytest.raises(LoadError, match="500 Oops"):
-            client.run(count=1)
+    with (
+        serving(Http) as port,
+        Generator(Load("http", connections=1), "127.0.0.1", port) as client,
+        pytest.raises(LoadError, match="500 Oops"),
+    ):
+        client.run(count=1)
 
 
 @pytest.mark.parametrize(("protocol", "words"), [(Garbler, "differs"), (Closer, "closed the connection")])
 def test_a_wrong_server_is_refused(protocol: type[asyncio.Protocol], words: str) -> None:
-    with serving(protocol) as port, Generator(Load(connections=1), "127.0.0.1", port) as client:
-        with pytest.raises(LoadError, match=words):
-            client.run(count=10)
+    with (
+        serving(protocol) as port,
+        Generator(Load(connections=1), "127.0.0.1", port) as client,
+        pytest.raises(LoadError, match=words),
+    ):
+        client.run(count=10)
 
 
 def test_no_server_is_refused() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with Generator(Load(connections=1), "127.0.0.1", unused.getsockname()[1]) as client:
-            with pytest.raises(LoadError, match="Connection refused"):
-                client.run(count=1)
+        client = Generator(Load(connections=1), "127.0.0.1", unused.getsockname()[1])
+        with client, pytest.raises(LoadError, match="Connection refused"):
+            client.run(count=1)
 
 
 def test_bad_options_are_named() -> None:
@@ -157,9 +164,12 @@ def test_bad_options_are_named() -> None:
 
 
 def test_exactly_one_limit() -> None:
-    with serving(Echo) as port, Generator(Load(connections=1), "127.0.0.1", port) as client:
-        with pytest.raises(ValueError, match="either"):
-            client.run()
+    with (
+        serving(Echo) as port,
+        Generator(Load(connections=1), "127.0.0.1", port) as client,
+        pytest.raises(ValueError, match="either"),
+    ):
+        client.run()
 
 
 def test_a_source_that_does_not_compile_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
