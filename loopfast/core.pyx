@@ -23,7 +23,7 @@ from loopfast.includes.platform cimport LF_FINE_WAIT, lf_monotonic, lf_wait_read
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_DECREF, Py_INCREF, Py_None, Py_REFCNT, Py_TYPE, Py_XDECREF, Py_XINCREF,
     PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
-    PyDescr_NewMethod, PyDict_SetItemString, PyErr_CheckSignals, PyErr_Occurred, PyEval_SaveThread, PyFloat_AsDouble,
+    PyDescr_NewMethod, PyDict_SetItemString, PyErr_CheckSignals, PyErr_Occurred, PyEval_SaveThread, PyFloat_AsDouble, PyFloat_CheckExact, PyLong_CheckExact,
     PyMethodDef, PyObject_Call, PyObject_Vectorcall, PyThread_get_thread_ident, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
     PyTuple_New, PyTuple_SET_ITEM, PyTupleObject, PyType_Modified,
     PyUnicode_Compare, call_vector, PyTypeObject, visitproc,
@@ -589,7 +589,8 @@ cdef class LoopCore:
     def call_later(self, delay, callback, *args, context=None):
         if delay is None:
             raise TypeError("delay must not be None")
-        return self.new_timer(lf_monotonic() + PyFloat_AsDouble(<PyObject*> delay), callback, args, context, "call_at")
+        cdef object deadline = self.time() + delay
+        return self.new_timer(PyFloat_AsDouble(<PyObject*> deadline), callback, args, context, "call_at")
 
     def call_at(self, when, callback, *args, context=None):
         if when is None:
@@ -1216,6 +1217,10 @@ cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssi
     return item
 
 
+cdef inline bint is_number(PyObject* obj) noexcept:
+    return PyFloat_CheckExact(obj) or PyLong_CheckExact(obj)
+
+
 cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** args, Py_ssize_t nargs,
                                   PyObject* context) except NULL:
     cdef TimerHandle timer = TimerHandle.__new__(TimerHandle)
@@ -1229,7 +1234,7 @@ cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** arg
 cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or args[0] == Py_None:
+    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
         return call_generic("call_later", self, args, nargs, kwnames)
     return plain_timer(loop, lf_monotonic() + PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
 
@@ -1237,7 +1242,7 @@ cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs
 cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or args[0] == Py_None:
+    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
         return call_generic("call_at", self, args, nargs, kwnames)
     return plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
 

@@ -97,7 +97,12 @@ def test_a_missing_compiled_module_is_explained(tmp_path: Path) -> None:
     package.mkdir()
     for source in Path(loopfast.__file__).parent.glob("*.py"):
         (package / source.name).write_bytes(source.read_bytes())
-    done = run_command(PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1")
+    # Without site-packages, where an editable installation would lend its compiled modules to the copy.
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "loopfast"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )
     assert done.returncode == 1
     error = done.stderr.strip().splitlines()[-1]
     assert "loopfast is not built" in error

@@ -60,6 +60,8 @@ cdef extern from "Python.h":
     int PyContext_Exit(PyObject* ctx)
     bint PyContext_CheckExact(PyObject* obj)
     double PyFloat_AsDouble(PyObject* obj) except? -1.0
+    bint PyFloat_CheckExact(PyObject* obj)
+    bint PyLong_CheckExact(PyObject* obj)
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size)
     bint PyMethod_Check(PyObject* obj)
     PyObject* PyMethod_GET_SELF(PyObject* method)

@@ -39,6 +39,8 @@ cdef class StreamTransport(NativeTransport):
         PyObject* inline_owners[2]
         # Bytes of the segments that are not in flight.
         size_t queued
+        # The context of the write that started the request in flight, for resume_writing() (owned); NULL: the connection's.
+        PyObject* write_context
         # Send each write at once instead of at the end of the turn.
         bint at_once
         # write_eof() was called; the writing half has been shut down, which waits for the queue.
@@ -58,6 +60,7 @@ cdef class StreamTransport(NativeTransport):
     cdef int start_request(self) except -1
     cdef int on_written(self, int status) except -1
     cdef int on_drained(self) except -1
+    cdef void drop_write_context(self) noexcept
     cdef int on_write_error(self, object exception) except -1
     cdef int after_write(self) except -1
     cdef int on_protocol_raised(self, str message) except -1

@@ -20,7 +20,8 @@ from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    Py_DECREF, Py_INCREF, PY_VECTORCALL_ARGUMENTS_OFFSET, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE, PyContext_CopyCurrent,
     PyLong_FromSsize_t, PyMethod_Check, PyMethod_GET_FUNCTION, PyMethod_GET_SELF, call_vector,
 )
 from loopfast.transports.base cimport NativeTransport
@@ -148,6 +149,7 @@ cdef class StreamTransport(NativeTransport):
 
     def __dealloc__(self):
         self.drop_queue()
+        self.drop_write_context()
         if self.exporting:
             PyBuffer_Release(&self.export)
 
@@ -394,7 +396,13 @@ cdef class StreamTransport(NativeTransport):
             # Queued behind the request in progress, whose end sends it.
             return self.update_flow()
         if self.at_once or self.queued > GATHER_LIMIT or self.queued > self.high_water or self.loop._thread_id is None:
-            return self.flush()
+            self.flush()
+            if self.in_flight and self.write_context == NULL:
+                # resume_writing() will run in the context of this write, as on asyncio.
+                self.write_context = PyContext_CopyCurrent()
+                if self.write_context == NULL:
+                    return propagate()
+            return 0
         return self.loop.request_turn_end(self)
 
     cdef void on_turn_end(self) noexcept:
@@ -480,6 +488,7 @@ cdef class StreamTransport(NativeTransport):
             reset_queue(self)
         if not self.reading:
             self.unkeep()
+        write_context = <object> (self.write_context if self.write_context != NULL else self.context)
         if self.conn_lost:
             return 0
         if status < 0:
@@ -488,11 +497,18 @@ cdef class StreamTransport(NativeTransport):
         if self.count:
             self.flush()
         if self.protocol_paused:
-            self.loop.enter_context(self.context)
+            self.loop.enter_context(<PyObject*> write_context)
             self.resume_protocol()
-        if self.count == 0 and not self.conn_lost:
-            self.on_drained()
+        if self.count == 0:
+            self.drop_write_context()
+            if not self.conn_lost:
+                self.on_drained()
         return 0
+
+    cdef void drop_write_context(self) noexcept:
+        cdef PyObject* context = self.write_context
+        self.write_context = NULL
+        Py_XDECREF(context)
 
     cdef int on_write_error(self, object exception) except -1:
         self.fatal_error(exception, "Fatal write error on socket transport")
