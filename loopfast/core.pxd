@@ -15,6 +15,7 @@ cdef lf_count* COUNTERS
 
 cdef enum:
     SPARE_HANDLES = 256
+    GATHER_BUFFER_SIZE = 64 * 1024
 
 
 ctypedef struct LoopState:
@@ -122,6 +123,10 @@ cdef class LoopCore:
         LoopState* state
         # Lent to a stream during one read callback, copied before it returns. Allocated at the first read.
         char* read_buffer
+
+        # Small writes of the running turn, copied; everything in it has left, or was copied on, when the turn ends.
+        char* gather_buffer
+        size_t gathered
 
         # Ready ring: owned references, capacity a power of two.
         PyObject** ring

@@ -465,6 +465,7 @@ cdef class LoopCore:
         free(self.turn_end)
         free(self.claims)
         free(self.read_buffer)
+        free(self.gather_buffer)
 
     # ------------------------------------------------------------------------------------------------- closing
 
@@ -960,6 +961,7 @@ cdef class LoopCore:
             (<LoopObject> obj).on_turn_end()
             Py_DECREF(obj)
         self.turn_end_count = 0
+        self.gathered = 0
         return self.raise_failure()
 
     cdef int raise_failure(self) except -1:
@@ -982,6 +984,10 @@ cdef class LoopCore:
             self.read_buffer = <char*> malloc(READ_BUFFER_SIZE)
             if self.read_buffer == NULL:
                 raise MemoryError(f"no memory for a read buffer of {READ_BUFFER_SIZE} bytes")
+        if self.gather_buffer == NULL:
+            self.gather_buffer = <char*> malloc(GATHER_BUFFER_SIZE)
+            if self.gather_buffer == NULL:
+                raise MemoryError(f"no memory for a gather buffer of {GATHER_BUFFER_SIZE} bytes")
         return self.read_buffer
 
     cdef int claim_descriptor(self, int fd, LoopObject owner) except -1:

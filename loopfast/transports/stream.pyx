@@ -15,7 +15,7 @@ from cpython.object cimport PyObject
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from loopfast.core cimport COUNTERS, LoopCore, LoopState, hold_gil
+from loopfast.core cimport COUNTERS, GATHER_BUFFER_SIZE, LoopCore, LoopState, hold_gil
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
@@ -30,6 +30,8 @@ cdef enum:
     READ_BUFFER_SIZE = 120 * 1024
     # Bytes gathered in one turn beyond which they are sent without waiting for its end.
     GATHER_LIMIT = 64 * 1024
+    # Bytes up to which a gathered write is copied: the caller's object is free at once, and neighbours become one segment.
+    SMALL_WRITE = 4096
     # Segments of one vectored call; IOV_MAX on every supported system.
     SEGMENTS_PER_CALL = 1024
 
@@ -307,13 +309,19 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write
         """
-        if type(data) is bytes and self.queued == 0 and can_gather(self):
-            # The hot path: the first write of a turn on an idle connection.
-            if PyBytes_GET_SIZE(<PyObject*> data) == 0:
+        cdef size_t size
+        if type(data) is bytes and can_gather(self):
+            # The hot path: the write may wait for the turn's end.
+            size = <size_t> PyBytes_GET_SIZE(<PyObject*> data)
+            if size == 0:
                 return
-            if <size_t> PyBytes_GET_SIZE(<PyObject*> data) <= min(self.high_water, GATHER_LIMIT):
-                append_bytes(self, <PyObject*> data)
-                self.loop.request_turn_end(self)
+            if self.queued + size <= min(self.high_water, GATHER_LIMIT):
+                if size <= SMALL_WRITE and self.loop.gathered + size <= GATHER_BUFFER_SIZE:
+                    append_copy(self, PyBytes_AS_STRING(<PyObject*> data), size)
+                else:
+                    append_bytes(self, <PyObject*> data)
+                if not self.wants_turn_end:
+                    self.loop.request_turn_end(self)
                 return
         self.write_slowly(data)
 
@@ -451,7 +459,7 @@ cdef class StreamTransport(NativeTransport):
             owner = self.owners[self.first]
             self.first += 1
             self.count -= 1
-            Py_DECREF(owner)
+            Py_XDECREF(owner)
         if self.count:
             self.bufs[self.first].base += size
             self.bufs[self.first].len -= size
@@ -462,9 +470,10 @@ cdef class StreamTransport(NativeTransport):
         """Hand the queue to libuv, which sends it as the socket becomes writable."""
         cdef StreamBlock* block = <StreamBlock*> self.handle
         cdef int segments = min(self.count, SEGMENTS_PER_CALL)
-        cdef int status = uv.uv_write(&block.request, <uv.uv_stream_t*> &block.stream, self.bufs + self.first, segments,
-                                      on_uv_write)
+        cdef int status
         cdef int i
+        keep_copies(self)
+        status = uv.uv_write(&block.request, <uv.uv_stream_t*> &block.stream, self.bufs + self.first, segments, on_uv_write)
         if status < 0:
             self.drop_queue()
             return self.on_write_error(error_from_uv(status))
@@ -483,7 +492,7 @@ cdef class StreamTransport(NativeTransport):
             self.first += 1
             self.count -= 1
             self.in_flight -= 1
-            Py_DECREF(owner)
+            Py_XDECREF(owner)
         if self.count == 0:
             reset_queue(self)
         if not self.reading:
@@ -556,7 +565,7 @@ cdef class StreamTransport(NativeTransport):
             segments -= 1
             owner = self.owners[self.first]
             self.first += 1
-            Py_DECREF(owner)
+            Py_XDECREF(owner)
         reset_queue(self)
 
     # ------------------------------------------------------------------------------------------------- ending
@@ -649,12 +658,46 @@ cdef inline int append_bytes(StreamTransport self, PyObject* data) except -1:
     return 0
 
 
+cdef inline int append_copy(StreamTransport self, char* data, size_t size) except -1:
+    """Append a copy in the loop's gather buffer, whose room the caller has checked. Such a segment has no owner."""
+    cdef LoopCore loop = self.loop
+    cdef char* place = loop.gather_buffer + loop.gathered
+    cdef int last = self.first + self.count - 1
+    memcpy(place, data, size)
+    if self.count and self.owners[last] == NULL and self.bufs[last].base + self.bufs[last].len == place:
+        self.bufs[last].len += size
+    else:
+        if last + 1 == self.capacity:
+            make_room(self)
+            last = self.count - 1
+        self.owners[last + 1] = NULL
+        self.bufs[last + 1].base = place
+        self.bufs[last + 1].len = size
+        self.count += 1
+    loop.gathered += size
+    self.queued += size
+    return 0
+
+
+cdef int keep_copies(StreamTransport self) except -1:
+    """Give the segments in the gather buffer owners of their own: they stay beyond the turn."""
+    cdef int i
+    for i in range(self.first, self.first + self.count):
+        if self.owners[i] == NULL:
+            copy = PyBytes_FromStringAndSize(self.bufs[i].base, self.bufs[i].len)
+            if copy == NULL:
+                return propagate()
+            self.owners[i] = copy
+            self.bufs[i].base = PyBytes_AS_STRING(copy)
+    return 0
+
+
 cdef inline void release_sent(StreamTransport self) noexcept:
     """The kernel has taken the whole queue."""
     cdef int i
     self.queued = 0
     for i in range(self.first, self.first + self.count):
-        Py_DECREF(self.owners[i])
+        Py_XDECREF(self.owners[i])
     self.count = 0
     reset_queue(self)
 
