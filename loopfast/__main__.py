@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -32,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     facts = _info.collect()
-    print(json.dumps(facts, indent=2) if arguments.json else _info.render(facts))
+    try:
+        print(json.dumps(facts, indent=2) if arguments.json else _info.render(facts), flush=True)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Spare the interpreter's own attempt to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

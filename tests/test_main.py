@@ -84,6 +84,21 @@ def test_version() -> None:
     assert done.stdout == f"loopfast {loopfast.__version__} (libuv {loopfast.libuv_version()})\n"
 
 
+def test_a_reader_that_leaves_early() -> None:
+    """As in `python -m loopfast | head`: no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "loopfast"],
+        env=os.environ | {"PYTHONPATH": str(SOURCE_ROOT)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_wrong_usage() -> None:
     done = run_command("--nonsense")
     assert done.returncode == 2
