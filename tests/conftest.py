@@ -20,7 +20,7 @@ from support import Reports, new_event_loop, open_descriptors
 KINDS = ("loopfast", "asyncio")
 BEHAVIOUR_TESTS = tuple(Path(__file__).parent / name for name in ("core", "tcp"))
 # Seconds. A behaviour test waits for events, never for time; one that takes longer than this hangs.
-HANG = 30
+HANG = 15
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,9 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "loopfast_only(reason): what loopfast promises beyond asyncio, or does otherwise on purpose"
+        "markers",
+        "loopfast_only(reason, when=True): what loopfast promises beyond asyncio, or does otherwise on purpose; "
+        "`when` names the versions of asyncio this is true of",
     )
-    config.addinivalue_line("markers", "asyncio_only(reason): what only the interpreter's own loop does")
+    config.addinivalue_line("markers", "asyncio_only(reason, when=True): what only the interpreter's own loop does")
     unknown = set(config.getoption("--loops").split(",")) - set(KINDS)
     if unknown:
         raise pytest.UsageError(f"--loops: unknown kind of loop {sorted(unknown)}; known are {', '.join(KINDS)}")
@@ -47,7 +49,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     kinds = metafunc.config.getoption("--loops").split(",")
     for kind in KINDS:
-        if metafunc.definition.get_closest_marker(f"{kind}_only"):
+        marker = metafunc.definition.get_closest_marker(f"{kind}_only")
+        if marker is not None and marker.kwargs.get("when", True):
             kinds = [kind] if kind in kinds else []
     metafunc.parametrize("loop_kind", kinds, scope="session")
 
@@ -97,9 +100,9 @@ def loop_factory(loop_kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def process_wide_descriptors() -> None:
-    """libuv opens a pipe for signals with the first loop of a process and keeps it: have it open before anything is counted."""
-    for kind in KINDS:
+def process_wide_descriptors(request: pytest.FixtureRequest) -> None:
+    """libuv opens a pipe for signals with the first loop of a process and keeps it: have it open before anything counts."""
+    for kind in request.config.getoption("--loops").split(","):
         loop = new_event_loop(kind)
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()

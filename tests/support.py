@@ -185,7 +185,8 @@ async def transport_and_peer(
         yield transport, proto, peer
     finally:
         peer.close()
-        transport.abort()
+        if not transport.is_closing():
+            transport.abort()
         await settle()
 
 

@@ -25,6 +25,8 @@ cdef class StreamTransport(NativeTransport):
         # The protocol takes data through get_buffer()/buffer_updated(); `export` is held between the two.
         bint buffered
         bint exporting
+        # get_buffer() is being called.
+        bint lending
         Py_buffer export
 
         # --- writing. Segments not yet taken by the kernel, in order: bufs[first:first+count], the object that owns the memory of

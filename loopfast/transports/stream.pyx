@@ -57,10 +57,14 @@ cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf
         return
     hold_gil(<LoopState*> handle.loop.data)
     stream = <StreamTransport> handle.data
+    # libuv calls its read callback after this one in any case, so what runs here must not stop the reading (and with it drop
+    # that callback): stop_reading() leaves it to on_uv_read().
+    stream.lending = True
     try:
         stream.lend_buffer(buf)
     except BaseException as exc:
         stream.loop.fail(exc)
+    stream.lending = False
 
 
 cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* buf) noexcept:
@@ -71,7 +75,12 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
     if stream.exporting:
         stream.exporting = False
         PyBuffer_Release(&stream.export)
-    if size < 0:
+    if not stream.reading:
+        # get_buffer() paused, closed or failed.
+        uv.uv_read_stop(handle)
+        if not stream.in_flight:
+            stream.unkeep()
+    elif size < 0:
         guarded_read_end(stream, size)
     elif size > 0:
         if deliver(stream, buf.base, size) < 0:
@@ -223,6 +232,8 @@ cdef class StreamTransport(NativeTransport):
     cdef int stop_reading(self) except -1:
         if self.reading:
             self.reading = False
+            if self.lending:
+                return 0
             if self.handle != NULL:
                 uv.uv_read_stop(<uv.uv_stream_t*> self.handle)
             if not self.in_flight:
@@ -274,10 +285,8 @@ cdef class StreamTransport(NativeTransport):
 
     cdef int on_read_end(self, ssize_t status) except -1:
         """The stream ended, or reading failed; libuv has stopped reading."""
-        if status == uv.UV_ENOBUFS and not (self.reading and not self.closing):
-            # lend_buffer() had no buffer to lend, for the reason that it has dealt with.
-            return 0
-        if self.closing:
+        if self.closing or status == uv.UV_ENOBUFS:
+            # UV_ENOBUFS: get_buffer() paused and resumed, so nothing was lent; libuv asks again.
             return 0
         self.stop_reading()
         if status != uv.UV_EOF:
@@ -618,6 +627,8 @@ cdef class StreamTransport(NativeTransport):
         self.force_close(None)
 
     cdef int on_lost(self, object exception) except -1:
+        # Bound methods of the protocol, which may well hold this transport.
+        self.receive = self.lend = None
         if self.empty_waiter is not None and not self.empty_waiter.done():
             self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
         return 0

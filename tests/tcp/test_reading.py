@@ -1,0 +1,237 @@
+"""The read path: pausing, end of stream, protocols that raise, lent buffers, changing the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from support import BufferedRecorder, Recorder, pattern, run_program, settle, transport_and_peer, until
+
+
+async def send_all(loop, sock, data):
+    await loop.sock_sendall(sock, data)
+
+
+async def test_everything_arrives_in_order(loop):
+    data = pattern(2_000_000)
+    async with transport_and_peer() as (_, protocol, peer):
+        await send_all(loop, peer, data)
+        assert await protocol.received(len(data)) == data
+
+
+async def test_pausing_in_connection_made_is_honoured(loop):
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.pause_reading()
+
+    async with transport_and_peer(Protocol) as (transport, protocol, peer):
+        peer.send(b"early")
+        await settle(20)
+        assert protocol.data == b""
+        assert not transport.is_reading()
+        transport.resume_reading()
+        assert transport.is_reading()
+        assert await protocol.received(5) == b"early"
+
+
+async def test_pausing_in_data_received_takes_effect_at_once(loop):
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.pause_reading()
+
+    async with transport_and_peer(Protocol) as (transport, protocol, peer):
+        peer.setblocking(True)
+        sender = loop.run_in_executor(None, peer.sendall, pattern(1_000_000))
+        seen = 0
+        while seen < 1_000_000:
+            await until(lambda before=seen: len(protocol.data) > before)
+            seen = len(protocol.data)
+            await settle(10)
+            assert len(protocol.data) == seen
+            transport.resume_reading()
+        await sender
+        assert protocol.data == pattern(1_000_000)
+
+
+async def test_data_before_a_fin_while_paused_is_delivered_after_resume(loop):
+    async with transport_and_peer() as (transport, protocol, peer):
+        transport.pause_reading()
+        transport.pause_reading()
+        peer.send(b"last")
+        peer.shutdown(socket.SHUT_WR)
+        await settle(10)
+        transport.resume_reading()
+        transport.resume_reading()
+        await protocol.lost
+        assert protocol.data == b"last"
+        assert protocol.events == ["made", "data", "eof", "lost"]
+
+
+async def test_eof_received_may_keep_the_writing_half_open(loop):
+    class Protocol(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            return True
+
+    async with transport_and_peer(Protocol) as (transport, protocol, peer):
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.eof
+        assert not transport.is_closing()
+        transport.write(b"still here")
+        await settle()
+        assert peer.recv(100) == b"still here"
+        transport.close()
+        assert await protocol.lost is None
+
+
+@pytest.mark.parametrize("method", ["data_received", "eof_received"])
+async def test_a_protocol_that_raises_costs_the_connection(loop, reports, method):
+    def fail(*args):
+        raise ZeroDivisionError(method)
+
+    Protocol = type("Protocol", (Recorder,), {method: fail})
+    async with transport_and_peer(Protocol) as (transport, protocol, peer):
+        peer.send(b"x")
+        peer.shutdown(socket.SHUT_WR)
+        assert isinstance(await protocol.lost, ZeroDivisionError)
+        context = reports.take()
+        assert method in context["message"]
+        assert context["transport"] is transport and context["protocol"] is protocol
+
+
+async def test_connection_made_that_raises_is_reported(loop, reports):
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            raise ZeroDivisionError
+
+    async with transport_and_peer(Protocol) as (_, protocol, peer):
+        peer.send(b"x")
+        assert await protocol.received(1) == b"x"
+        assert isinstance(reports.take()["exception"], ZeroDivisionError)
+
+
+async def test_connection_lost_that_raises_is_reported(loop, reports):
+    class Protocol(Recorder):
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            raise ZeroDivisionError
+
+    async with transport_and_peer(Protocol) as (transport, protocol, _peer):
+        transport.close()
+        await protocol.lost
+        await settle()
+        assert isinstance(reports.take()["exception"], ZeroDivisionError)
+
+
+def test_keyboard_interrupt_in_data_received_leaves_the_loop_usable(loop_kind):
+    out = run_program(loop_kind, """
+        class Protocol(asyncio.Protocol):
+            def data_received(self, data):
+                raise KeyboardInterrupt
+        loop = new_event_loop()
+        one, other = socket.socketpair()
+        transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=one))
+        other.send(b"x")
+        try:
+            loop.run_forever()
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(loop.run_until_complete(asyncio.sleep(0, "usable")))
+        transport.abort()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        other.close()
+    """)
+    assert out.split() == ["interrupted", "usable"]
+
+
+async def test_set_protocol_in_data_received_takes_the_next_data(loop):
+    second = Recorder(loop)
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            second.events.append("made")
+            self.transport.set_protocol(second)
+
+    async with transport_and_peer(Protocol) as (transport, first, peer):
+        peer.send(b"one")
+        await first.received(3)
+        assert transport.get_protocol() is second
+        peer.send(b"two")
+        assert await second.received(3) == b"two"
+        assert first.data == b"one"
+
+
+async def test_a_buffered_protocol_gets_its_own_buffer_filled(loop):
+    data = pattern(100_000)
+    async with transport_and_peer(BufferedRecorder) as (_, protocol, peer):
+        await send_all(loop, peer, data)
+        assert await protocol.received(len(data)) == data
+        assert set(protocol.hints) == {-1}
+
+
+async def test_switching_between_plain_and_buffered(loop):
+    async with transport_and_peer() as (transport, plain, peer):
+        peer.send(b"plain")
+        await plain.received(5)
+        buffered = BufferedRecorder(loop=loop)
+        buffered.events.append("made")
+        transport.set_protocol(buffered)
+        peer.send(b"buffered")
+        assert await buffered.received(8) == b"buffered"
+
+
+@pytest.mark.parametrize("answer", [bytearray(), b"read-only", None, 7])
+async def test_a_bad_buffer_costs_the_connection(loop, reports, answer):
+    class Protocol(BufferedRecorder):
+        def get_buffer(self, sizehint):
+            return answer
+
+    async with transport_and_peer(Protocol) as (_, protocol, peer):
+        peer.send(b"x")
+        assert isinstance(await protocol.lost, Exception)
+        assert reports.take()["transport"] is not None
+
+
+async def test_a_buffered_protocol_may_close_in_get_buffer(loop):
+    class Protocol(BufferedRecorder):
+        def get_buffer(self, sizehint):
+            self.transport.close()
+            return super().get_buffer(sizehint)
+
+    async with transport_and_peer(Protocol) as (_, protocol, peer):
+        peer.send(b"x")
+        assert await protocol.lost is None
+
+
+async def test_the_lent_buffer_is_given_back(loop):
+    async with transport_and_peer(BufferedRecorder) as (_, protocol, peer):
+        peer.send(b"x")
+        await protocol.received(1)
+        protocol.buffer.extend(b"a bytearray with an export could not grow")
+
+
+async def test_streams(loop):
+    async def echo(reader, writer):
+        while line := await reader.readline():
+            writer.write(line)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.writelines([b"one\n", b"two\n"])
+    assert await reader.readline() == b"one\n"
+    assert await reader.readuntil(b"\n") == b"two\n"
+    writer.write_eof()
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
