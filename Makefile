@@ -59,6 +59,10 @@ debug: installed $(VENV)/.extra-test
 budget: build $(VENV)/.extra-bench
 	@$(RUN) -m bench.budget $(ARGS)
 
+## parity: CPython's own asyncio tests on loopfast, compared with asyncio's loop
+parity: build $(VENV)/.extra-test
+	@$(RUN) -m tests.parity $(ARGS)
+
 ## wheels: sdist and wheel into dist/, on Linux repaired for other machines
 wheels: $(LIBUV) $(VENV)/.extra-dev
 	@rm -rf dist build/wheel
@@ -82,12 +86,12 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER := bench parity interop torture soak asan tsan docs
+LATER := bench interop torture soak asan tsan docs
 $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test packaging debug budget wheels lint typecheck clean build installed $(LATER)
+.PHONY: help demo serve test packaging debug budget parity wheels lint typecheck clean build installed $(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
 
