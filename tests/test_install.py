@@ -183,6 +183,23 @@ def test_every_way_asyncio_creates_a_loop() -> None:
     assert facts == {"before": True, "run": "loopfast", "runner": "loopfast", "new": "loopfast"}
 
 
+def test_anyio_chooses_the_same_way() -> None:
+    pytest.importorskip("anyio")
+    facts = run_program(
+        PRELUDE,
+        """
+        import anyio
+        loopfast.install()
+        installed = anyio.run(kind)
+        loopfast.uninstall()
+        by_factory = anyio.run(kind, backend_options={"loop_factory": loopfast.new_event_loop})
+        report(installed=installed, restored=anyio.run(kind) == STDLIB, by_factory=by_factory)
+        """,
+        strict=False,  # not our warnings
+    )
+    assert facts == {"installed": "loopfast", "restored": True, "by_factory": "loopfast"}
+
+
 def test_an_explicit_loop_factory_is_respected() -> None:
     facts = run_program(PRELUDE, """
         loopfast.install()
