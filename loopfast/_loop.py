@@ -161,7 +161,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         if sslcontext is None:
-            self._listen(protocol_factory, sock, server, backlog)
+            # From 3.15 on asyncio passes the context that the server was made in.
+            self._listen(protocol_factory, sock, server, backlog, kwargs.get("context"))
         else:
             super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs)
 

@@ -114,7 +114,8 @@ cdef class BaseLoop(LoopCore):
     def _ensure_fd_no_transport(self, fd):
         self.check_unclaimed(fd)
 
-    cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, bint internal):
+    cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, bint internal,
+                                 object context):
         cdef Handle handle
         cdef int number
         self.check_open()
@@ -123,7 +124,8 @@ cdef class BaseLoop(LoopCore):
             descriptors = DescriptorSet.__new__(DescriptorSet)
             (<DescriptorSet> descriptors).open(self, -1)
             self.descriptors = descriptors
-        handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args), NULL)
+        handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
+                                 NULL if context is None else <PyObject*> context)
         return self.descriptors.add(number, event, handle, internal)
 
     cdef bint forget_descriptor(self, object fd, int event) except -1:
@@ -131,15 +133,15 @@ cdef class BaseLoop(LoopCore):
             return False
         return self.descriptors.remove(descriptor_of(fd), event)
 
-    def _add_reader(self, fd, callback, *args):
-        return self.watch_descriptor(fd, LF_READ, callback, args, False)
+    def _add_reader(self, fd, callback, *args, context=None):
+        return self.watch_descriptor(fd, LF_READ, callback, args, False, context)
 
     def _add_internal_reader(self, fd, callback, *args):
         """_add_reader() for the loop's own descriptors, which do not count as something to poll for."""
-        return self.watch_descriptor(fd, LF_READ, callback, args, True)
+        return self.watch_descriptor(fd, LF_READ, callback, args, True, None)
 
-    def _add_writer(self, fd, callback, *args):
-        return self.watch_descriptor(fd, LF_WRITE, callback, args, False)
+    def _add_writer(self, fd, callback, *args, context=None):
+        return self.watch_descriptor(fd, LF_WRITE, callback, args, False, context)
 
     def _remove_reader(self, fd):
         return self.forget_descriptor(fd, LF_READ)
@@ -161,12 +163,12 @@ cdef class BaseLoop(LoopCore):
         Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.add_reader
         """
         self.check_unclaimed(fd)
-        self.watch_descriptor(fd, LF_READ, callback, args, False)
+        self.watch_descriptor(fd, LF_READ, callback, args, False, None)
 
     def add_writer(self, fd, callback, *args):
         """Call ``callback(*args)`` whenever *fd* is writable; otherwise as `add_reader`."""
         self.check_unclaimed(fd)
-        self.watch_descriptor(fd, LF_WRITE, callback, args, False)
+        self.watch_descriptor(fd, LF_WRITE, callback, args, False, None)
 
     def remove_reader(self, fd) -> bool:
         """Stop watching *fd* for readability; return False if it was not watched."""
@@ -184,11 +186,11 @@ cdef class BaseLoop(LoopCore):
 
     # ------------------------------------------------------------------------------------------------- servers
 
-    def _listen(self, protocol_factory, sock, server, int backlog):
+    def _listen(self, protocol_factory, sock, server, int backlog, context=None):
         """Accept connections on the listening *sock* and serve each with a protocol of *protocol_factory*."""
         cdef Listener listener = Listener.__new__(Listener)
         self.check_open()
-        listener.start(self, sock, protocol_factory, server, backlog)
+        listener.start(self, sock, protocol_factory, server, backlog, context)
         self.listeners[listener.fd] = listener
 
     def _stop_listening(self, sock):
@@ -212,7 +214,8 @@ cdef class BaseLoop(LoopCore):
             self.enter_context(<PyObject*> context)
             protocol = source.protocol_factory()
             owned = True
-            transport = accepted_transport(self, fd, <sockaddr_storage*> address, length, protocol, source.server)
+            transport = accepted_transport(self, fd, <sockaddr_storage*> address, length, protocol, source.server,
+                                           context if source.shares_context else None)
             (<StreamTransport> transport).at_once = not self.gathering
             if self._debug:
                 logger.debug("%r got a new connection: %r", source.server, transport)
@@ -227,17 +230,19 @@ cdef class BaseLoop(LoopCore):
                 details = {"message": "Error on transport creation for incoming connection", "exception": exc}
                 if protocol is not None:
                     details["protocol"] = protocol
+                self.leave_context()
                 self.report(details)
+        self.leave_context()
         return 0
 
     # ------------------------------------------------------------------------------------------------- transports
 
-    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None, context=None):
         """Return the transport of the connected stream socket *sock*, which it takes over."""
         cdef SocketStream transport
         self.check_open()
         self.check_unclaimed(sock)
-        transport = socket_transport(self, sock, protocol, waiter, extra, server)
+        transport = socket_transport(self, sock, protocol, waiter, extra, server, context)
         transport.at_once = not self.gathering
         return transport
 

@@ -157,7 +157,7 @@ cdef class LoopCore:
         PyObject** claims
         int claims_capacity
 
-        # The context entered last and not left yet (owned), or NULL. Never entered while the GIL is released.
+        # The context that a callback runs in (owned), NULL between callbacks.
         PyObject* entered
 
         # What a libuv callback raised and the poll must raise on (KeyboardInterrupt, SystemExit, MemoryError).
@@ -185,7 +185,7 @@ cdef class LoopCore:
 
     # --- for the modules above
     cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
-    cdef Handle schedule(self, object callback, object arg)
+    cdef Handle schedule(self, object callback, object arg, PyObject* context)
     cdef int push(self, PyObject* handle) except -1
     cdef int enter_context(self, PyObject* context) except -1
     cdef int leave_context(self) except -1
@@ -215,6 +215,7 @@ cdef class LoopCore:
     cdef int run_handle_debug(self, Handle handle) except -1
     cdef int on_callback_raised(self, Handle handle) except -1
     cdef int switch_context(self, PyObject* context) noexcept
+    cdef int exit_context(self) noexcept
     cdef int raise_failure(self) except -1
     cdef int finish_turn(self) except -1
     cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread)

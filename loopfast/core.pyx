@@ -556,10 +556,10 @@ cdef class LoopCore:
         Py_DECREF(item)
         return handle
 
-    cdef Handle schedule(self, object callback, object arg):
-        """``call_soon(callback, arg)`` for the modules above, without the checks of the public entry."""
+    cdef Handle schedule(self, object callback, object arg, PyObject* context):
+        """``call_soon(callback, arg)`` for the modules above, in *context*, or a copy of the current one if that is NULL."""
         cdef PyObject* argument = <PyObject*> arg
-        cdef Handle handle = self.new_handle(<PyObject*> callback, &argument, 1, NULL)
+        cdef Handle handle = self.new_handle(<PyObject*> callback, &argument, 1, context)
         self.push(<PyObject*> handle)
         return handle
 
@@ -685,14 +685,20 @@ cdef class LoopCore:
         return 0
 
     cdef int leave_context(self) except -1:
-        cdef PyObject* context = self.entered
-        if context != NULL:
-            self.entered = NULL
-            if PyContext_Exit(context) < 0:
-                Py_DECREF(context)
-                propagate()
-            Py_DECREF(context)
+        if self.entered != NULL and self.exit_context() < 0:
+            return propagate()
         return 0
+
+    cdef int exit_context(self) noexcept:
+        """leave_context() for the hot path: -1 with the exception set, nothing attached to it."""
+        cdef PyObject* context = self.entered
+        cdef int status
+        self.entered = NULL
+        if context == NULL:
+            return 0
+        status = PyContext_Exit(context)
+        Py_DECREF(context)
+        return status
 
     # ------------------------------------------------------------------------------------------------- the turn
 
@@ -863,13 +869,8 @@ cdef class LoopCore:
 
     cdef int switch_context(self, PyObject* context) noexcept:
         """enter_context() for the hot path: -1 with the exception set, nothing attached to it."""
-        cdef PyObject* previous = self.entered
-        if previous != NULL:
-            self.entered = NULL
-            if PyContext_Exit(previous) < 0:
-                Py_DECREF(previous)
-                return -1
-            Py_DECREF(previous)
+        if self.entered != NULL and self.exit_context() < 0:
+            return -1
         if PyContext_Enter(context) < 0:
             return -1
         Py_INCREF(context)
@@ -1032,12 +1033,18 @@ cdef class LoopCore:
 
 cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
     """Call the handle *item* in its context; NULL with the exception set."""
-    if (<Handle> item).context != loop.entered and loop.switch_context((<Handle> item).context) < 0:
+    cdef PyObject* result
+    if loop.switch_context((<Handle> item).context) < 0:
         return NULL
     if (<Handle> item).nargs <= 3:
-        return call_vector((<Handle> item).callback, &(<Handle> item).args[1],
-                           (<Handle> item).nargs | PY_VECTORCALL_ARGUMENTS_OFFSET)
-    return PyObject_Call((<Handle> item).callback, (<Handle> item).args[1], NULL)
+        result = call_vector((<Handle> item).callback, &(<Handle> item).args[1],
+                             (<Handle> item).nargs | PY_VECTORCALL_ARGUMENTS_OFFSET)
+    else:
+        result = PyObject_Call((<Handle> item).callback, (<Handle> item).args[1], NULL)
+    # At once, although the next callback may well have the same context: the destructors of what this one leaves behind
+    # run outside of it, as on asyncio, and may enter it themselves (Task.__del__ reports in the task's context).
+    loop.exit_context()
+    return result
 
 
 class UnraisableArguments:

@@ -16,10 +16,13 @@ cdef class Listener(UVPoll):
         int backlog
         # The context the server was started in (owned); each connection gets a copy.
         PyObject* context
+        # asyncio of 3.15 gave it: a connection's callbacks all run in the connection's copy.
+        bint shares_context
         # Pending while accepting pauses for lack of descriptors or memory.
         object retry
 
-    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, int backlog) except -1
+    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, int backlog,
+                   object context) except -1
     cdef int pause(self, int error) except -1
     cdef int report_error(self, int error, str message) except -1
     cdef int stop(self) except -1

@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 from loopfast.core cimport LoopCore
 from loopfast.handles.poll cimport UVPoll
 from loopfast.includes cimport uv
-from loopfast.includes.python cimport Py_XDECREF, PyContext_CopyCurrent
+from loopfast.includes.python cimport Py_INCREF, Py_XDECREF, PyContext_CopyCurrent
 from loopfast.includes.socket cimport lf_accept, sockaddr_storage
 
 # accept() has nothing more: the backlog is empty, or its one connection was gone before we came.
@@ -29,10 +29,16 @@ cdef class Listener(UVPoll):
     def __dealloc__(self):
         Py_XDECREF(self.context)
 
-    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, int backlog) except -1:
-        self.context = PyContext_CopyCurrent()
-        if self.context == NULL:
-            return -1
+    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, int backlog,
+                   object context) except -1:
+        if context is None:
+            self.context = PyContext_CopyCurrent()
+            if self.context == NULL:
+                return -1
+        else:
+            Py_INCREF(<PyObject*> context)
+            self.context = <PyObject*> context
+            self.shares_context = True
         self.sock = sock
         self.protocol_factory = protocol_factory
         self.server = server

@@ -173,12 +173,12 @@ async def transport_and_peer(
 
     Args:
         protocol: makes the protocol; called in the running loop.
-        send_buffer: bytes of the kernel's buffers on the way from the transport to the peer, roughly.
+        send_buffer: bytes of the kernel's send buffer; the peer's receive buffer takes some hundred KiB more.
     """
     mine, peer = tcp_pair()
     if send_buffer is not None:
+        # Not the peer's receive buffer: less than a loopback segment of 64 KiB stalls the connection.
         mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, send_buffer)
     loop = asyncio.get_running_loop()
     transport, proto = await loop.create_connection(protocol, sock=mine)
     try:

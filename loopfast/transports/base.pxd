@@ -19,6 +19,8 @@ cdef class NativeTransport(UVHandle):
         dict extra
         # The context of this connection's callbacks, a copy of the one it was made in; shared with no other connection (owned).
         PyObject* context
+        # asyncio of 3.15 gave the context: every callback runs in this very one, connection_made() and connection_lost() too.
+        bint shares_context
         bint protocol_connected
         bint closing
         int conn_lost
@@ -28,7 +30,7 @@ cdef class NativeTransport(UVHandle):
         size_t low_water
         bint protocol_paused
 
-    cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra) except -1
+    cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra, object context) except -1
     # Schedule connection_made(), then begin(), then the waiter's result, in this order.
     cdef int start(self, object waiter) except -1
     cdef int begin(self) except -1

@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 
 from loopfast.core cimport LoopCore
 from loopfast.handles.base cimport UVHandle
-from loopfast.includes.python cimport Py_XDECREF, PyContext_CopyCurrent
+from loopfast.includes.python cimport Py_INCREF, Py_XDECREF, PyContext_CopyCurrent
 
 cdef enum:
     DEFAULT_HIGH_WATER = 64 * 1024
@@ -50,11 +50,16 @@ cdef class NativeTransport(UVHandle):
 
     # ------------------------------------------------------------------------------------------------- opening
 
-    cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra) except -1:
+    cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra, object context) except -1:
         """Store what asyncio's transports are made with. The libuv handle is open."""
-        self.context = PyContext_CopyCurrent()
-        if self.context == NULL:
-            return propagate()
+        if context is None:
+            self.context = PyContext_CopyCurrent()
+            if self.context == NULL:
+                return propagate()
+        else:
+            Py_INCREF(<PyObject*> context)
+            self.context = <PyObject*> context
+            self.shares_context = True
         self.extra = extra
         self.closing = False
         self.set_protocol(protocol)
@@ -65,10 +70,12 @@ cdef class NativeTransport(UVHandle):
 
     cdef int start(self, object waiter) except -1:
         cdef LoopCore loop = self.loop
-        loop.schedule(self.protocol.connection_made, self)
-        loop.call_soon(self._begin)
+        cdef PyObject* shared = self.context if self.shares_context else NULL
+        context = <object> shared if shared != NULL else None
+        loop.schedule(self.protocol.connection_made, self, shared)
+        loop.call_soon(self._begin, context=context)
         if waiter is not None:
-            loop.call_soon(set_result_unless_cancelled, waiter, None)
+            loop.call_soon(set_result_unless_cancelled, waiter, None, context=context)
         return 0
 
     def _begin(self):
@@ -213,7 +220,7 @@ cdef class NativeTransport(UVHandle):
     cdef int schedule_connection_lost(self, object exception) except -1:
         self.conn_lost += 1
         # Until connection_lost() the loop holds the transport through this callback.
-        self.loop.schedule(self._call_connection_lost, exception)
+        self.loop.schedule(self._call_connection_lost, exception, self.context if self.shares_context else NULL)
         return 0
 
     def _call_connection_lost(self, exc):

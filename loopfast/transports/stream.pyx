@@ -97,7 +97,7 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
     if argument == NULL:
         return -1
     Py_INCREF(receive)
-    if stream.context == stream.loop.entered or stream.loop.switch_context(stream.context) == 0:
+    if stream.loop.switch_context(stream.context) == 0:
         args[1] = argument
         if PyMethod_Check(receive):
             # What the bound method itself would do, without its copy of the arguments.
@@ -105,6 +105,7 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
             result = call_vector(PyMethod_GET_FUNCTION(receive), args, 2)
         else:
             result = call_vector(receive, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
+        stream.loop.exit_context()
     Py_DECREF(argument)
     Py_DECREF(receive)
     if result == NULL:
@@ -245,9 +246,10 @@ cdef class StreamTransport(NativeTransport):
         cdef PyObject* args[2]
         cdef PyObject* result = NULL
         args[1] = <PyObject*> ANY_SIZE
-        if self.context == self.loop.entered or self.loop.switch_context(self.context) == 0:
+        if self.loop.switch_context(self.context) == 0:
             lend = self.lend
             result = call_vector(<PyObject*> lend, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
+            self.loop.exit_context()
         if result != NULL:
             buffer = <object> result
             Py_DECREF(result)
@@ -300,6 +302,7 @@ cdef class StreamTransport(NativeTransport):
             raise
         except BaseException as exc:
             return self.on_protocol_error(exc, "Fatal error: protocol.eof_received() call failed.")
+        self.loop.leave_context()
         if not keep_open:
             self.close()
         return 0
@@ -517,6 +520,7 @@ cdef class StreamTransport(NativeTransport):
         if self.protocol_paused:
             self.loop.enter_context(<PyObject*> write_context)
             self.resume_protocol()
+            self.loop.leave_context()
         if self.count == 0:
             self.drop_write_context()
             if not self.conn_lost:

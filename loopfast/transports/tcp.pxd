@@ -21,6 +21,8 @@ cdef class SocketStream(StreamTransport):
 
 
 # The transport of an accepted connection; its descriptor belongs to the transport, also if this raises.
-cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server)
+cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server,
+                                     object context)
 # The transport of a connected socket object, whose descriptor it takes over unless this raises.
-cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server)
+cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server,
+                                   object context)

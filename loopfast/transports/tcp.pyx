@@ -160,7 +160,7 @@ class TCPTransport(SocketStream):
 
 
 cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol,
-                                     object server):
+                                     object server, object context):
     cdef SocketStream transport = TCPTransport.__new__(TCPTransport)
     try:
         transport.open_socket(loop, fd, peer.ss_family, None)
@@ -168,12 +168,13 @@ cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* pe
         lf_close_socket(fd)
         raise
     memcpy(&transport.peer, peer, min(length, <int> sizeof(sockaddr_storage)))
-    transport.open_transport(loop, protocol, server, None)
+    transport.open_transport(loop, protocol, server, None, context)
     transport.start(None)
     return transport
 
 
-cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server):
+cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server,
+                                   object context):
     cdef SocketStream transport = TCPTransport.__new__(TCPTransport)
     cdef int fd = sock.fileno()
     # libuv aborts the process on a descriptor that cannot be polled.
@@ -181,7 +182,7 @@ cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, 
     if status < 0:
         raise OSError(-status, f"{os.strerror(-status)}: {sock!r}")
     transport.open_socket(loop, fd, sock.family, sock)
-    transport.open_transport(loop, protocol, server, extra)
+    transport.open_transport(loop, protocol, server, extra, context)
     # A client wants to know its ends after the connection is lost, too.
     transport.sockname = end_name(sock.getsockname)
     transport.peername = end_name(sock.getpeername)

@@ -1,0 +1,131 @@
+"""What users install: the sdist, the wheel made from it without a network, an editable installation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+PROGRAM = """
+import asyncio, loopfast, pathlib, sys
+assert "cffi" not in sys.modules
+async def main():
+    async def echo(reader, writer):
+        writer.write(await reader.readexactly(4))
+        writer.close()
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"ping")
+    print((await reader.read()).decode())
+    writer.close()
+    server.close()
+loopfast.run(main())
+import loopfast.uv
+assert loopfast.uv.version() == loopfast.libuv_version()
+print(pathlib.Path(loopfast.__file__).parent)
+"""
+
+
+def python(folder: Path) -> str:
+    return str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
+
+
+def build(folder: Path, out: Path, what: str, environment: dict[str, str]) -> Path:
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", what, "--outdir", out, folder],
+                   check=True, env=environment, timeout=800)
+    [made] = out.iterdir()
+    return made
+
+
+@pytest.fixture(scope="session")
+def sdist(checkout: Path, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(checkout, tmp_path_factory.mktemp("sdist"), "--sdist", offline)
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path, offline: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as tar:
+        tar.extractall(folder, filter="data")
+    [root] = folder.iterdir()
+    return build(root, tmp_path_factory.mktemp("wheel"), "--wheel", offline)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment that can see this one's packages, cffi among them, but not this loopfast."""
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    import cffi
+
+    [site] = folder.glob("lib/python*/site-packages") if os.name != "nt" else folder.glob("Lib/site-packages")
+    packages = Path(cffi.__file__).parents[1]
+    for name in ("cffi", "pycparser"):
+        (site / name).symlink_to(packages / name)
+    for path in packages.glob("_cffi_backend*"):
+        (site / path.name).symlink_to(path)
+    return folder
+
+
+def test_the_sdist_holds_sources_only(sdist: Path) -> None:
+    with tarfile.open(sdist) as tar:
+        names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
+    assert {"pyproject.toml", "setup.py", "LICENSE", "README.md", "loopfast/core.pyx", "loopfast/core.pxd",
+            "loopfast/includes/platform.h", "vendor/libuv.toml", "vendor/libuv/include/uv.h", "vendor/libuv/src/uv-common.c",
+            "vendor/libuv/LICENSE"} <= names
+    generated = [name for name in names if name.endswith((".so", ".o", ".pyc")) or (name.endswith(".c") and name.startswith("loopfast/"))]
+    assert generated == []
+
+
+def test_the_wheel_holds_one_libuv_and_the_licences(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert len([name for name in names if name.startswith("loopfast/_lib/")]) == 1
+    licences = [name for name in names if "/licenses/" in name]
+    assert any(name.endswith("/LICENSE") for name in licences) and any("libuv" in name.lower() for name in licences)
+    assert "loopfast/core.pxd" in names and "loopfast/py.typed" in names
+    assert not [name for name in names if name.endswith((".pyx", ".c"))]
+
+
+def test_the_wheel_runs_outside_the_checkout(wheel: Path, environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    subprocess.run([python(environment), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel], check=True, env=offline)
+    clean = {name: value for name, value in offline.items() if not name.startswith("PYTHON")}
+    done = subprocess.run([python(environment), "-c", PROGRAM], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "" and done.returncode == 0
+    answer, place = done.stdout.splitlines()
+    assert answer == "ping" and Path(place).is_relative_to(environment)
+    report = subprocess.run([python(environment), "-m", "loopfast"], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60)
+    assert report.returncode == 0 and "libuv" in report.stdout
+
+
+def test_another_libuv_than_compiled_against_is_refused(wheel: Path, environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    """A library that answers like libuv 1.2.3, loaded first, interposes."""
+    subprocess.run([python(environment), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel], check=True, env=offline)
+    (tmp_path / "other.c").write_text(
+        'unsigned uv_version(void) { return 0x010203; }\nconst char *uv_version_string(void) { return "1.2.3"; }\n')
+    other = tmp_path / "other.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", other, tmp_path / "other.c"], check=True)
+    done = subprocess.run([python(environment), "-c", "import loopfast"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                          env={**offline, "LD_PRELOAD": str(other)})
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr and "1.2.3" in done.stderr
+
+
+def test_an_editable_installation(checkout: Path, environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j2"], cwd=checkout, env=offline, check=True, timeout=800)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                          env={**offline, "PYTHONPATH": str(checkout)})
+    assert done.stderr == "" and done.stdout.splitlines() == ["ping", str(checkout / "loopfast")]
+
+
+def test_a_missing_compiler_is_one_clear_error(checkout: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--build-temp", tmp_path, "--build-lib", tmp_path],
+                          cwd=checkout, env={**offline, "CC": "no-such-compiler"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "no-such-compiler" in done.stderr and "Traceback" not in done.stderr
