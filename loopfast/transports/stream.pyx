@@ -125,14 +125,18 @@ cdef void guarded_protocol_failure(StreamTransport stream) noexcept:
 
 cdef void guarded_read_end(StreamTransport stream, ssize_t status) noexcept:
     try:
+        stream.loop.enter_context(stream.context)
         stream.on_read_end(status)
+        stream.loop.leave_context()
     except BaseException as exc:
         stream.loop.fail(exc)
 
 
 cdef void guarded_flush(StreamTransport stream) noexcept:
     try:
+        stream.loop.enter_context(stream.context)
         stream.flush()
+        stream.loop.leave_context()
     except BaseException as exc:
         stream.loop.fail(exc)
 
@@ -146,6 +150,7 @@ cdef void on_uv_write(uv.uv_write_t* request, int status) noexcept:
     cdef StreamTransport stream = <StreamTransport> request.handle.data
     try:
         stream.on_written(status)
+        stream.loop.leave_context()
     except BaseException as exc:
         stream.loop.fail(exc)
 
@@ -282,8 +287,10 @@ cdef class StreamTransport(NativeTransport):
         return self.on_protocol_error(failure, message)
 
     cdef int on_protocol_error(self, object exception, str message) except -1:
-        self.loop.leave_context()
-        return self.fatal_error(exception, message)
+        # Exception handler and connection_lost() see the context of the callback that failed.
+        self.loop.enter_context(self.context)
+        self.fatal_error(exception, message)
+        return self.loop.leave_context()
 
     cdef int on_read_end(self, ssize_t status) except -1:
         """The stream ended, or reading failed; libuv has stopped reading."""
@@ -296,13 +303,11 @@ cdef class StreamTransport(NativeTransport):
         if self.loop._debug:
             logger.debug("%r received EOF", self)
         try:
-            self.loop.enter_context(self.context)
             keep_open = self.protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             return self.on_protocol_error(exc, "Fatal error: protocol.eof_received() call failed.")
-        self.loop.leave_context()
         if not keep_open:
             self.close()
         return 0
@@ -510,6 +515,7 @@ cdef class StreamTransport(NativeTransport):
         if not self.reading:
             self.unkeep()
         write_context = <object> (self.write_context if self.write_context != NULL else self.context)
+        self.loop.enter_context(<PyObject*> write_context)
         if self.conn_lost:
             return 0
         if status < 0:
@@ -518,9 +524,7 @@ cdef class StreamTransport(NativeTransport):
         if self.count:
             self.flush()
         if self.protocol_paused:
-            self.loop.enter_context(<PyObject*> write_context)
             self.resume_protocol()
-            self.loop.leave_context()
         if self.count == 0:
             self.drop_write_context()
             if not self.conn_lost:
