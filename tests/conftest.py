@@ -101,7 +101,7 @@ def loop_factory(loop_kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 @pytest.fixture(scope="session", autouse=True)
 def process_wide_descriptors(request: pytest.FixtureRequest) -> None:
-    """libuv opens a pipe for signals with the first loop of a process and keeps it: have it open before anything counts."""
+    """libuv opens a pipe for signals with the first loop of a process and keeps it: open it before anything counts."""
     for kind in request.config.getoption("--loops").split(","):
         loop = new_event_loop(kind)
         loop.run_until_complete(asyncio.sleep(0))
@@ -118,7 +118,7 @@ def reports() -> Reports:
 def loop(
     loop_factory: Callable[[], asyncio.AbstractEventLoop], reports: Reports, balanced: None
 ) -> Iterator[asyncio.AbstractEventLoop]:
-    """A strict loop: unexpected reports, descriptors left behind and, on a debug build, native objects fail the test."""
+    """A strict loop: unexpected reports, descriptors left and, on a debug build, native objects fail the test."""
     # Not an extra variable below: its value would hold the loop's descriptors.
     before = open_descriptors()
     loop = loop_factory()

@@ -1,4 +1,4 @@
-"""What the behaviour tests share: recording protocols, connected pairs, programs in a process of their own, counting."""
+"""What the behaviour tests share: recording protocols, connected pairs, programs in a process of their own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Reports(list[dict[str, Any]]):
         assert found == [], "unexpected calls of the exception handler"
 
 
-# ------------------------------------------------------------------------------------------------------------ descriptors
+# ---------------------------------------------------------------------------------------------------------- descriptors
 
 
 def open_descriptors() -> set[int]:
@@ -149,7 +149,7 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
-# ------------------------------------------------------------------------------------------------------------ connections
+# ---------------------------------------------------------------------------------------------------------- connections
 
 
 def tcp_pair(*, nonblocking: bool = True) -> tuple[socket.socket, socket.socket]:
@@ -250,7 +250,7 @@ def pattern(size: int) -> bytes:
     return bytes(words[:size])
 
 
-# ------------------------------------------------------------------------------------------------------------ programs
+# ------------------------------------------------------------------------------------------------------------- programs
 
 PROGRAM_PRELUDE = """
 import asyncio, sys, os, signal, socket, threading, time, gc, warnings

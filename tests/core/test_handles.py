@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
 import gc
+import sys
 import weakref
 
 import pytest

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-
 # asyncio 3.13.0 forgets that it runs when it refuses to run again.
 RUNS_ONCE = pytest.mark.loopfast_only("asyncio 3.13.0 breaks here", when=sys.version_info[:3] == (3, 13, 0))
 
@@ -262,7 +261,7 @@ def test_attributes_can_be_set(loop):
 
 def test_runner_leaves_nothing(loop_factory):
     async def main():
-        asyncio.create_task(asyncio.sleep(100))  # noqa: RUF006
+        asyncio.create_task(asyncio.sleep(100))
         return asyncio.get_running_loop()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:

@@ -1,0 +1,414 @@
+"""add_reader and add_writer on every kind of descriptor, and the sock_* calls on top."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import tempfile
+
+import pytest
+from support import LOCALHOST, pattern, settle, transport_and_peer, until
+
+
+@pytest.fixture
+def pair(loop):
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    other.setblocking(False)
+    yield one, other
+    if not loop.is_closed() and one.fileno() >= 0:
+        loop.remove_reader(one)
+        loop.remove_writer(one)
+    one.close()
+    other.close()
+
+
+async def test_reader(loop, pair):
+    seen = []
+    loop.add_reader(pair[0], lambda *args: seen.append((args, pair[0].recv(10))), 1, "two")
+    assert seen == []
+    pair[1].send(b"x")
+    await until(lambda: seen)
+    assert seen == [((1, "two"), b"x")]
+
+
+async def test_reader_fires_as_long_as_there_is_something(loop, pair):
+    calls = []
+    loop.add_reader(pair[0], calls.append, 1)
+    pair[1].send(b"x")
+    await until(lambda: len(calls) >= 3)
+
+
+async def test_writer(loop, pair):
+    seen = []
+
+    def writable():
+        seen.append(1)
+        loop.remove_writer(pair[0])
+
+    loop.add_writer(pair[0], writable)
+    await until(lambda: seen)
+    await settle()
+    assert seen == [1]
+
+
+async def test_reader_and_writer_of_one_descriptor(loop, pair):
+    seen = set()
+    loop.add_reader(pair[0], seen.add, "reader")
+    loop.add_writer(pair[0], seen.add, "writer")
+    await until(lambda: "writer" in seen)
+    assert "reader" not in seen
+    pair[1].send(b"x")
+    await until(lambda: "reader" in seen)
+    assert loop.remove_writer(pair[0])
+    seen.clear()
+    await until(lambda: "reader" in seen)
+    assert "writer" not in seen
+
+
+async def test_by_number_and_by_object(loop, pair):
+    seen = []
+    loop.add_reader(pair[0].fileno(), seen.append, 1)
+    pair[1].send(b"x")
+    await until(lambda: seen)
+    assert loop.remove_reader(pair[0]) is True
+
+
+async def test_registering_again_replaces(loop, pair):
+    seen = []
+    loop.add_reader(pair[0], seen.append, "old")
+    loop.add_reader(pair[0], seen.append, "new")
+    pair[1].send(b"x")
+    await until(lambda: seen)
+    assert "old" not in seen
+    assert loop.remove_reader(pair[0]) is True
+    assert loop.remove_reader(pair[0]) is False
+
+
+async def test_replacing_inside_the_callback(loop, pair):
+    seen = []
+    loop.add_reader(pair[0], lambda: (seen.append("old"), loop.add_reader(pair[0], seen.append, "new")))
+    pair[1].send(b"x")
+    await until(lambda: "new" in seen)
+    assert seen.count("old") == 1
+
+
+async def test_removing_what_was_never_added(loop, pair):
+    assert loop.remove_reader(pair[0]) is False
+    assert loop.remove_writer(pair[0]) is False
+
+
+async def test_after_remove_reader_it_never_fires(loop, pair):
+    fired = []
+    loop.add_reader(pair[0], fired.append, 1)
+    pair[1].send(b"x")
+
+    def remove():
+        loop.remove_reader(pair[0])
+        fired.clear()
+
+    # Whether or not the event was seen already in this turn.
+    loop.call_soon(remove)
+    await settle()
+    await asyncio.sleep(0.005)
+    assert fired == []
+
+
+async def test_one_callback_removes_the_other(loop):
+    pairs = [socket.socketpair() for _ in range(2)]
+    fired = []
+
+    def fire(number):
+        fired.append(number)
+        for one, _ in pairs:
+            loop.remove_reader(one)
+
+    for number, (one, other) in enumerate(pairs):
+        loop.add_reader(one, fire, number)
+        other.send(b"x")
+    await until(lambda: fired)
+    await settle()
+    assert len(fired) == 1
+    for sockets in pairs:
+        for sock in sockets:
+            sock.close()
+
+
+async def test_an_exception_in_a_reader_is_reported(loop, pair, reports):
+    def fail():
+        pair[0].recv(10)
+        raise LookupError("in the reader")
+
+    loop.add_reader(pair[0], fail)
+    pair[1].send(b"x")
+    await until(lambda: reports)
+    assert isinstance(reports.take()["exception"], LookupError)
+    pair[1].send(b"x")
+    await until(lambda: reports)
+    reports.take()
+
+
+async def test_hang_up_wakes_reader_and_writer(loop, pair):
+    seen = set()
+    loop.add_reader(pair[0], seen.add, "reader")
+    pair[1].close()
+    await until(lambda: "reader" in seen)
+
+
+async def test_pipes(loop):
+    read, write = os.pipe()
+    got = loop.create_future()
+    loop.add_reader(read, lambda: got.done() or got.set_result(os.read(read, 10)))
+    loop.add_writer(write, lambda: (loop.remove_writer(write), os.write(write, b"through")))
+    assert await got == b"through"
+    loop.remove_reader(read)
+    os.close(read)
+    os.close(write)
+
+
+async def test_a_pipe_whose_reader_went_away_is_writable(loop):
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    while True:
+        try:
+            os.write(write, b"x" * 65536)
+        except BlockingIOError:
+            break
+    fired = loop.create_future()
+    loop.add_writer(write, lambda: fired.done() or fired.set_result(None))
+    os.close(read)
+    await fired
+    loop.remove_writer(write)
+    os.close(write)
+
+
+async def test_a_pseudo_terminal(loop):
+    master, slave = os.openpty()
+    fired = loop.create_future()
+    loop.add_reader(master, lambda: fired.done() or fired.set_result(os.read(master, 10)))
+    os.write(slave, b"hi")
+    assert await fired == b"hi"
+    loop.remove_reader(master)
+    os.close(master)
+    os.close(slave)
+
+
+# ------------------------------------------------------------------------------------------------------------- bad ones
+
+
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+def test_a_closed_descriptor(loop, method):
+    # Not the lowest free number: the loop may open a descriptor of its own on first use.
+    with socket.socket() as sock:
+        closed = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 500)
+    os.close(closed)
+    with pytest.raises(OSError) as caught:
+        getattr(loop, method)(closed, print)
+    assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+def test_a_regular_file(loop, method):
+    with tempfile.TemporaryFile() as file, pytest.raises(PermissionError):
+        getattr(loop, method)(file, print)
+
+
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+def test_a_directory(loop, method):
+    fd = os.open("/", os.O_RDONLY)
+    with pytest.raises(PermissionError):
+        getattr(loop, method)(fd, print)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("fd", [-1, -100, "0", 1.5, None, object(), b"1"])
+@pytest.mark.parametrize("method", ["add_reader", "add_writer", "remove_reader", "remove_writer"])
+def test_not_a_descriptor(loop, method, fd):
+    arguments = (print,) if method.startswith("add") else ()
+    with pytest.raises((ValueError, TypeError)):
+        getattr(loop, method)(fd, *arguments)
+
+
+@pytest.mark.parametrize("fd", [100_000, 2**31 - 1, 2**31, 2**63, 2**200])
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+def test_a_huge_descriptor(loop, method, fd):
+    with pytest.raises((OSError, ValueError, OverflowError)):
+        getattr(loop, method)(fd, print)
+
+
+def test_a_closed_socket_object(loop):
+    sock = socket.socket()
+    sock.close()
+    with pytest.raises(ValueError):
+        loop.add_reader(sock, print)
+
+
+@pytest.mark.loopfast_only("asyncio forgets one of the two, or raises OSError")
+async def test_a_descriptor_closed_while_watched(loop, pair, reports):
+    fired = []
+    fd = pair[0].fileno()
+    loop.add_reader(fd, fired.append, 1)
+    loop.add_writer(fd, fired.append, 1)
+    pair[0].close()
+    await asyncio.sleep(0.005)
+    fired.clear()
+    await asyncio.sleep(0.005)
+    assert fired == []
+    assert loop.remove_reader(fd) is True
+    assert loop.remove_writer(fd) is True
+
+
+@pytest.mark.loopfast_only("asyncio raises FileNotFoundError, or never calls the new one")
+async def test_a_number_reused_while_watched(loop, reports):
+    one, other = socket.socketpair()
+    fd = one.fileno()
+    stale = []
+    loop.add_reader(fd, stale.append, 1)
+    one.close()
+    # The lowest free number is taken: the same.
+    new, peer = socket.socketpair()
+    assert new.fileno() == fd
+    seen = []
+    loop.add_reader(fd, seen.append, 1)
+    peer.send(b"x")
+    await until(lambda: seen)
+    assert stale == []
+    assert loop.remove_reader(fd) is True
+    for sock in (new, peer, other):
+        sock.close()
+
+
+async def test_a_number_reused_after_removal(loop):
+    for _ in range(50):
+        one, other = socket.socketpair()
+        seen = []
+        loop.add_reader(one, seen.append, 1)
+        other.send(b"x")
+        await until(lambda seen=seen: seen)
+        loop.remove_reader(one)
+        one.close()
+        other.close()
+
+
+async def test_many_descriptors(loop):
+    pairs = [socket.socketpair() for _ in range(100)]
+    fired = set()
+
+    def readable(number):
+        pairs[number][0].recv(1)
+        fired.add(number)
+
+    for number, (one, other) in enumerate(pairs):
+        loop.add_reader(one, readable, number)
+        other.send(b"x")
+    await until(lambda: len(fired) == 100)
+    for one, other in pairs:
+        assert loop.remove_reader(one)
+        one.close()
+        other.close()
+
+
+@pytest.mark.parametrize("method", ["add_reader", "add_writer", "remove_reader", "remove_writer"])
+async def test_a_transports_descriptor_is_refused(loop, method):
+    async with transport_and_peer() as (transport, _, _):
+        fd = transport.get_extra_info("socket").fileno()
+        arguments = (print,) if method.startswith("add") else ()
+        with pytest.raises(RuntimeError, match=f"File descriptor {fd} is used by transport"):
+            getattr(loop, method)(fd, *arguments)
+
+
+def test_registrations_survive_between_runs(loop, pair):
+    seen = []
+    loop.add_reader(pair[0], lambda: (seen.append(pair[0].recv(1)), loop.stop()))
+    for _ in range(3):
+        pair[1].send(b"x")
+        loop.run_forever()
+    assert seen == [b"x"] * 3
+
+
+def test_closing_the_loop_with_watched_descriptors(loop, pair):
+    loop.add_reader(pair[0], print)
+    loop.add_writer(pair[1], print)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    # They are the user's: still open.
+    pair[0].send(b"x")
+    assert pair[1].recv(1) == b"x"
+
+
+# --------------------------------------------------------------------------------------------------------------- sock_*
+
+
+async def test_sock_calls(loop, pair):
+    data = pattern(300_000)
+    received = bytearray()
+
+    async def receive():
+        while len(received) < len(data):
+            received.extend(await loop.sock_recv(pair[1], 65536))
+
+    await asyncio.gather(loop.sock_sendall(pair[0], data), receive())
+    assert received == data
+
+
+async def test_sock_recv_into(loop, pair):
+    buffer = bytearray(10)
+    pair[1].send(b"abc")
+    assert await loop.sock_recv_into(pair[0], buffer) == 3
+    assert buffer[:3] == b"abc"
+
+
+async def test_sock_connect_and_accept(loop):
+    with socket.socket() as listener, socket.socket() as client:
+        listener.bind((LOCALHOST, 0))
+        listener.listen()
+        listener.setblocking(False)
+        client.setblocking(False)
+        (accepted, address), _ = await asyncio.gather(
+            loop.sock_accept(listener), loop.sock_connect(client, listener.getsockname())
+        )
+        with accepted:
+            assert address == client.getsockname()
+            await loop.sock_sendall(client, b"hello")
+            assert await loop.sock_recv(accepted, 10) == b"hello"
+
+
+async def test_sock_connect_refused(loop):
+    with socket.socket() as taken:
+        taken.bind((LOCALHOST, 0))
+        with socket.socket() as client:
+            client.setblocking(False)
+            with pytest.raises(ConnectionRefusedError):
+                await loop.sock_connect(client, taken.getsockname())
+
+
+async def test_sock_recv_cancelled(loop, pair):
+    task = loop.create_task(loop.sock_recv(pair[0], 10))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert loop.remove_reader(pair[0]) is False
+    pair[1].send(b"x")
+    assert await loop.sock_recv(pair[0], 10) == b"x"
+
+
+async def test_datagram_sock_calls(loop):
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as other:
+        for sock in (one, other):
+            sock.bind((LOCALHOST, 0))
+            sock.setblocking(False)
+        assert await loop.sock_sendto(one, b"datagram", other.getsockname()) == 8
+        assert await loop.sock_recvfrom(other, 100) == (b"datagram", one.getsockname())
+        await loop.sock_sendto(one, b"", other.getsockname())
+        buffer = bytearray(10)
+        assert await loop.sock_recvfrom_into(other, buffer) == (0, one.getsockname())
+
+
+async def test_sock_calls_refuse_a_transports_socket(loop):
+    async with transport_and_peer() as (transport, _, _):
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            await loop.sock_recv(transport.get_extra_info("socket")._sock, 1)

@@ -1,0 +1,141 @@
+"""run_in_executor, the default executor and its shutdown, getaddrinfo and getnameinfo."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import socket
+import sys
+import threading
+import time
+
+import pytest
+
+
+async def test_runs_in_another_thread(loop):
+    thread = await loop.run_in_executor(None, threading.get_ident)
+    assert thread != threading.get_ident()
+
+
+async def test_arguments_results_and_exceptions(loop):
+    assert await loop.run_in_executor(None, divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await loop.run_in_executor(None, divmod, 7, 0)
+
+
+async def test_a_given_executor(loop):
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="mine") as pool:
+        thread = await loop.run_in_executor(pool, threading.current_thread)
+    assert thread.name.startswith("mine")
+
+
+async def test_many_at_once(loop):
+    numbers = await asyncio.gather(*(loop.run_in_executor(None, lambda n=n: n * n) for n in range(200)))
+    assert numbers == [number * number for number in range(200)]
+
+
+async def test_to_thread_keeps_the_context(loop):
+    import contextvars
+
+    variable = contextvars.ContextVar("variable")
+    variable.set("seen")
+    assert await asyncio.to_thread(variable.get) == "seen"
+
+
+async def test_cancelling_the_future(loop):
+    release = threading.Event()
+    future = loop.run_in_executor(None, release.wait)
+    future.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await future
+    release.set()
+
+
+def test_set_default_executor(loop):
+    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="default")
+    loop.set_default_executor(pool)
+    assert loop.run_until_complete(loop.run_in_executor(None, threading.current_thread)).name.startswith("default")
+
+
+@pytest.mark.parametrize("executor", [None, object(), concurrent.futures.Executor()])
+def test_the_default_executor_must_be_a_thread_pool(loop, executor):
+    with pytest.raises(TypeError, match="executor must be ThreadPoolExecutor instance"):
+        loop.set_default_executor(executor)
+
+
+def test_shutdown_default_executor(loop):
+    loop.run_until_complete(loop.run_in_executor(None, int))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    with pytest.raises(RuntimeError, match="Executor shutdown has been called"):
+        loop.run_in_executor(None, int)
+
+
+def test_shutdown_waits_for_running_work(loop):
+    done = []
+
+    def work():
+        time.sleep(0.02)
+        done.append(1)
+
+    async def main():
+        loop.run_in_executor(None, work)
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(main())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    assert done == [1]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="shutdown_default_executor(timeout=) is new in Python 3.12")
+def test_shutdown_timeout(loop):
+    release = threading.Event()
+
+    async def main():
+        loop.run_in_executor(None, release.wait)
+        await loop.shutdown_default_executor(0.02)
+
+    try:
+        with pytest.warns(RuntimeWarning, match="The executor did not finishing joining|did not finish"):
+            loop.run_until_complete(main())
+    finally:
+        release.set()
+
+
+async def test_a_coroutine_function_is_refused_in_debug_mode(loop):
+    loop.set_debug(True)
+    with pytest.raises(TypeError, match="[Cc]oroutine"):
+        loop.run_in_executor(None, asyncio.sleep)
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        ("127.0.0.1", {}),
+        ("127.0.0.1", {"type": socket.SOCK_STREAM}),
+        ("::1", {"family": socket.AF_INET6, "type": socket.SOCK_STREAM}),
+        ("localhost", {"type": socket.SOCK_STREAM}),
+        (None, {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}),
+        (b"127.0.0.1", {"proto": socket.IPPROTO_TCP}),
+    ],
+)
+async def test_getaddrinfo_equals_the_socket_modules(loop, host, options):
+    assert await loop.getaddrinfo(host, 80, **options) == socket.getaddrinfo(host, 80, **options)
+
+
+async def test_getaddrinfo_of_an_invalid_name(loop):
+    with pytest.raises(socket.gaierror):
+        await loop.getaddrinfo("no.such.host.invalid", 80)
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "with\0nul"])
+async def test_impossible_names_are_refused_not_cut(loop, host):
+    with pytest.raises((OSError, ValueError, UnicodeError)):
+        await loop.getaddrinfo(host, 80)
+
+
+async def test_getnameinfo(loop):
+    flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    assert await loop.getnameinfo(("127.0.0.1", 80), flags) == ("127.0.0.1", "80")
