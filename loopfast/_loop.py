@@ -85,7 +85,11 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
             raise RuntimeError("Cannot close a running event loop")
         if self._closed:
             return
-        super().close()
+        if self._ready is None:
+            # Made by __new__() alone: asyncio's part was never set up.
+            self._closed = True
+        else:
+            super().close()
         self._close_core()
 
     # ------------------------------------------------------------------------------------------------- signals

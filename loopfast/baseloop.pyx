@@ -129,9 +129,10 @@ cdef class BaseLoop(LoopCore):
         return self.descriptors.add(number, event, handle, internal)
 
     cdef bint forget_descriptor(self, object fd, int event) except -1:
-        if self._closed or self.descriptors is None:
+        if self._closed:
             return False
-        return self.descriptors.remove(descriptor_of(fd), event)
+        cdef int number = descriptor_of(fd)
+        return self.descriptors is not None and self.descriptors.remove(number, event)
 
     def _add_reader(self, fd, callback, *args, context=None):
         return self.watch_descriptor(fd, LF_READ, callback, args, False, context)

@@ -129,6 +129,8 @@ cdef class DescriptorSet(UVPoll):
         cdef PyObject** slot
         cdef PyObject* old
         if fd >= self.capacity:
+            # The kernel first: it knows which numbers are descriptors, and so how large the table can become.
+            check_descriptor(self.fd, fd, event)
             grow_watches(self, fd)
         entry = &self.watches[fd]
         # Said to the kernel even if it is not news to us: the number may have been closed and given to another file.
@@ -242,6 +244,14 @@ cdef void release_persistent(PyObject* handle) noexcept:
     if not (<Handle> handle).is_running:
         (<Handle> handle).release()
     Py_DECREF(handle)
+
+
+cdef int check_descriptor(int set_fd, int fd, int event) except -1:
+    """Raise what adding *fd* to the set raises; it stays added."""
+    cdef int status = lf_set_change(set_fd, fd, 0, event)
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
+    return 0
 
 
 cdef int grow_watches(DescriptorSet self, int fd) except -1:

@@ -201,6 +201,8 @@ cdef class NativeTransport(UVHandle):
         self.force_close(exc)
 
     cdef int fatal_error(self, object exception, str message) except -1:
+        if self.handle == NULL:
+            return 0
         if isinstance(exception, OSError):
             if self.loop._debug:
                 logger.debug("%r: %s", self, message, exc_info=exception)

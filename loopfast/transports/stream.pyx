@@ -447,10 +447,10 @@ cdef class StreamTransport(NativeTransport):
         """Send what has gathered; make a write request of what the kernel does not take."""
         cdef int status
         cdef int attempted
-        cdef size_t before
+        if self.handle == NULL:
+            return 0
         while self.count and not self.in_flight and self.handle != NULL:
             attempted = min(self.count, SEGMENTS_PER_CALL)
-            before = self.queued
             status = uv.uv_try_write(<uv.uv_stream_t*> self.handle, self.bufs + self.first, attempted)
             if status < 0:
                 if status != uv.UV_EAGAIN:
@@ -646,6 +646,8 @@ cdef class StreamTransport(NativeTransport):
     def _make_empty_waiter(self):
         if self.empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
+        if self.handle == NULL:
+            raise RuntimeError("the transport is closed")
         self.flush()
         self.empty_waiter = self.loop.create_future()
         if self.count == 0:
