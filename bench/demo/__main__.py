@@ -149,9 +149,12 @@ def main(words: Sequence[str] | None = None) -> int:
     from bench.demo.server import ServerError
 
     def ended(number: int, _frame: Any) -> None:
+        # For Ctrl+C too: asyncio.run() would cancel its task instead, which a client library may report as an error of its own.
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ended)
     try:
         return count_sends(options) if options.syscalls else demonstrate(options)

@@ -29,6 +29,7 @@ async def test_small_writes_over_many_turns_keep_their_order(loop):
         assert await reader == data
 
 
+@pytest.mark.loopfast_only("from Python 3.12 on asyncio sends what the socket does not take at once from the caller's memory")
 @pytest.mark.parametrize("size", [10, 4096, 5000, 70_000, 8_000_000])
 @pytest.mark.parametrize("make", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
 async def test_a_buffer_may_be_changed_after_write(loop, size, make):
@@ -37,7 +38,9 @@ async def test_a_buffer_may_be_changed_after_write(loop, size, make):
         buffer = make(data)
         transport.write(buffer)
         buffer[:] = bytes(size)
-        assert await read_exactly(peer, size) == data
+        received = await read_exactly(peer, size)
+        same = received == data
+        assert same, "what was sent is not what was written"
 
 
 async def test_memoryview_of_items_wider_than_a_byte(loop):
