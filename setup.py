@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.metadata
 import io
 import os
 import runpy
@@ -180,9 +179,6 @@ class BuildExtensions(build_ext):
         ext.define_macros += libuv.macros
         if self.config.debug:
             ext.define_macros.append(("LOOPFAST_DEBUG", "1"))
-        if not isinstance(ext, CffiExtension):
-            # Cython leaves its version out of the C it makes; `python -m loopfast` reports it.
-            ext.define_macros.append(("CYTHON_VERSION", f'"{importlib.metadata.version("cython")}"'))
         ext.extra_compile_args += self.config.compile_args()
         ext.extra_objects += libuv.objects
         ext.extra_link_args += [*self.config.link_args(), *libuv.link_args]

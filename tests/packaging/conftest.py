@@ -1,4 +1,4 @@
-"""What the packaging tests share: the project's folder, importable, and a clean copy of it."""
+"""What the packaging tests share: the project's folder, importable, a clean copy of it, and libuv's verified source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(PROJECT))  # vendor/ is a part of the checkout, not of the installed package
+
+from vendor import fetch  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +40,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
             shutil.copy2(project / name, folder / name)
     shutil.copytree(project / "vendor" / "libuv", folder / "vendor" / "libuv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def libuv_files() -> dict[str, bytes]:
+    """The files of the pinned libuv this checkout was built from."""
+    source = fetch.locate()
+    assert source is not None, "run `python vendor/fetch.py` first; the build needed it too"
+    return fetch.read_folder(source.path)
+
+
+@pytest.fixture(scope="session")
+def release(libuv_files: dict[str, bytes]) -> fetch.Release:
+    """The release those files are."""
+    return fetch.verify(libuv_files, "the checkout's libuv", fetch.Pin.load())
