@@ -109,6 +109,7 @@ class BuildExtensions(build_ext):
         return super().get_ext_filename(fullname)
 
     def run(self) -> None:
+        libuv_build.check_tools()
         pyx = [ext for ext in self.extensions if any(source.endswith(".pyx") for source in ext.sources)]
         self.cythonize(pyx)
         for ext in self.extensions:
@@ -144,7 +145,6 @@ class BuildExtensions(build_ext):
         ext.sources = [str(target)]
 
     def build_extensions(self) -> None:
-        libuv_build.check_tools()
         self.drop_interpreter_rpath()
         libuv = self.supply_libuv()
         for ext in self.extensions:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from vendor import build as libuv_build
+from vendor import fetch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -117,11 +122,80 @@ def test_another_libuv_than_compiled_against_is_refused(wheel: Path, environment
     assert "ImportError" in done.stderr and "1.2.3" in done.stderr
 
 
-def test_an_editable_installation(checkout: Path, environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j2"], cwd=checkout, env=offline, check=True, timeout=800)
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env={**offline, "PYTHONPATH": str(checkout)})
+def test_nothing_in_the_wheel_points_to_this_machine(wheel: Path, checkout: Path) -> None:
+    """No library path of the interpreter, no folder of the build: only `$ORIGIN` leads from a module to libuv."""
+    here = [str(path).encode() for path in (checkout, Path.home(), sysconfig.get_config_var("LIBDIR"), sys.prefix)]
+    with zipfile.ZipFile(wheel) as bundle:
+        binaries = {name: bundle.read(name) for name in bundle.namelist() if name.endswith((".so", ".so.1", ".dylib", ".pyd", ".dll"))}
+    assert len(binaries) > 5
+    assert [(name, path) for name, content in binaries.items() for path in here if path in content] == []
+
+
+@pytest.fixture
+def build_environment(tmp_path: Path) -> Path:
+    """A fresh virtual environment that sees this one's packages, the build tools among them, but not this loopfast.
+
+    A folder named in a .pth file is searched, but its own .pth files, editable installations among them, are not read.
+    """
+    folder = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    [site] = folder.glob("lib/python*/site-packages") if os.name != "nt" else folder.glob("Lib/site-packages")
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+def test_an_editable_installation(checkout: Path, build_environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    clean = {name: value for name, value in offline.items() if not name.startswith("PYTHON")}
+    subprocess.run([python(build_environment), "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", checkout],
+                   check=True, env=clean, timeout=800)
+    done = subprocess.run([python(build_environment), "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=clean)
     assert done.stderr == "" and done.stdout.splitlines() == ["ping", str(checkout / "loopfast")]
+
+    # What is edited is what runs; and a second build finds everything up to date.
+    version = checkout / "loopfast/_version.py"
+    version.write_text(version.read_text() + '__version__ += "+edited"\n')
+    shown = subprocess.run([python(build_environment), "-c", "import loopfast; print(loopfast.__version__)"], cwd=tmp_path,
+                           capture_output=True, text=True, timeout=60, env=clean, check=True)
+    assert shown.stdout.strip().endswith("+edited")
+    again = subprocess.run([python(build_environment), "setup.py", "-q", "build_ext", "--inplace"], cwd=checkout,
+                           capture_output=True, text=True, timeout=300, env=clean, check=True)
+    assert "ompiling" not in again.stdout + again.stderr and "building libuv" not in again.stderr
+
+
+@pytest.fixture
+def system_libuv(libuv_files: dict[str, bytes], tmp_path: Path) -> Path:
+    """A libuv installed as a distribution would, under a prefix of its own."""
+    source, prefix = tmp_path / "libuv", tmp_path / "prefix"
+    fetch.write_tree(libuv_files, source)
+    (prefix / "lib/pkgconfig").mkdir(parents=True)
+    shutil.copytree(source / "include", prefix / "include")
+    recipe = libuv_build.platform_for()
+    subprocess.run(
+        ["cc", "-O1", "-fPIC", "-shared", "-std=gnu11", "-fno-strict-aliasing", "-Iinclude", "-Isrc", "-Wl,-soname,libuv.so.1",
+         *(f"-D{name}" if value is None else f"-D{name}={value}" for name, value in recipe.macros), *recipe.sources,
+         *(f"-l{name}" for name in recipe.libraries), "-o", prefix / "lib/libuv.so.1"], cwd=source, check=True, timeout=300)
+    (prefix / "lib/libuv.so").symlink_to("libuv.so.1")
+    (prefix / "lib/pkgconfig/libuv.pc").write_text(
+        f"Name: libuv\nDescription: I/O\nVersion: {libuv_build.header_version(source / 'include')}\n"
+        f"Libs: -L{prefix}/lib -luv\nCflags: -I{prefix}/include\n")
+    return prefix
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="builds a shared library as Linux names it")
+def test_the_systems_libuv(checkout: Path, system_libuv: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    clean = {name: value for name, value in offline.items() if not name.startswith(("PYTHON", "LOOPFAST_"))}
+    switched = clean | {"LOOPFAST_SYSTEM_LIBUV": "1", "PKG_CONFIG_PATH": str(system_libuv / "lib/pkgconfig")}
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "build", "--build-lib", out],
+                   cwd=checkout, env=switched, check=True, timeout=800)
+    assert not (out / "loopfast/_lib").exists()
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                          env=clean | {"PYTHONPATH": str(out), "LD_LIBRARY_PATH": str(system_libuv / "lib")})
+    assert done.stderr == "" and done.stdout.splitlines() == ["ping", str(out / "loopfast")]
+    loaded = subprocess.run([sys.executable, "-c", "import loopfast; print(open('/proc/self/maps').read())"], cwd=tmp_path,
+                            capture_output=True, text=True, timeout=60, check=True,
+                            env=clean | {"PYTHONPATH": str(out), "LD_LIBRARY_PATH": str(system_libuv / "lib")}).stdout
+    assert str(system_libuv / "lib/libuv.so.1") in loaded and "libloopfast-uv" not in loaded
 
 
 def test_a_missing_compiler_is_one_clear_error(checkout: Path, offline: dict[str, str], tmp_path: Path) -> None:
