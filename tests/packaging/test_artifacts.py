@@ -135,12 +135,13 @@ def test_nothing_in_the_wheel_points_to_this_machine(wheel: Path, checkout: Path
 def build_environment(tmp_path: Path) -> Path:
     """A fresh virtual environment that sees this one's packages, the build tools among them, but not this loopfast.
 
-    A folder named in a .pth file is searched, but its own .pth files, editable installations among them, are not read.
+    They come before the environment's own, which may hold an older setuptools. The .pth files among them, editable
+    installations too, are not read from there.
     """
     folder = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     [site] = folder.glob("lib/python*/site-packages") if os.name != "nt" else folder.glob("Lib/site-packages")
-    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "packages.pth").write_text(f"import sys; sys.path.insert(0, {sysconfig.get_path('purelib')!r})\n")
     return folder
 
 
