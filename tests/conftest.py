@@ -45,19 +45,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "loop_kind" not in metafunc.fixturenames:
-        return
-    kinds = metafunc.config.getoption("--loops").split(",")
-    for kind in KINDS:
-        marker = metafunc.definition.get_closest_marker(f"{kind}_only")
-        if marker is not None and marker.kwargs.get("when", True):
-            kinds = [kind] if kind in kinds else []
-    metafunc.parametrize("loop_kind", kinds, scope="session")
+    if "loop_kind" in metafunc.fixturenames:
+        metafunc.parametrize("loop_kind", metafunc.config.getoption("--loops").split(","), scope="session")
+
+
+def is_for_this_loop(item: pytest.Item) -> bool:
+    """Return False if a ``*_only`` mark of the test, or of one of its parameters, names the other loop."""
+    kind = item.callspec.params.get("loop_kind") if hasattr(item, "callspec") else None
+    return kind is None or not any(
+        marker.kwargs.get("when", True)
+        for other in KINDS
+        if other != kind
+        for marker in item.iter_markers(f"{other}_only")
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     selected = []
     for item in items:
+        if not is_for_this_loop(item):
+            # Not deselected: it does not exist for this loop.
+            continue
         if any(folder in item.path.parents for folder in BEHAVIOUR_TESTS):
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(HANG))

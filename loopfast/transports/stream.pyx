@@ -155,6 +155,27 @@ cdef void on_uv_write(uv.uv_write_t* request, int status) noexcept:
         stream.loop.fail(exc)
 
 
+@cython.final
+cdef class LateMethod:
+    """A method that the protocol does not have (yet): looked up at each call, which is where asyncio fails too."""
+    cdef object owner
+    cdef str name
+
+    def __call__(self, *args):
+        return getattr(self.owner, self.name)(*args)
+
+
+cdef object method_of(object protocol, str name):
+    """Return the bound method *name* of *protocol*, or one that raises AttributeError when it is called."""
+    cdef LateMethod late
+    method = getattr(protocol, name, None)
+    if method is None:
+        late = LateMethod.__new__(LateMethod)
+        late.owner, late.name = protocol, name
+        return late
+    return method
+
+
 @cython.no_gc_clear
 cdef class StreamTransport(NativeTransport):
     """A connected byte stream on libuv. Not for direct use: see ``loopfast.transports.tcp.TCPTransport``."""
@@ -200,8 +221,8 @@ cdef class StreamTransport(NativeTransport):
         if self.queued:
             self.flush()
         self.buffered = isinstance(protocol, BufferedProtocol)
-        self.receive = protocol.buffer_updated if self.buffered else getattr(protocol, "data_received", None)
-        self.lend = protocol.get_buffer if self.buffered else None
+        self.receive = method_of(protocol, "buffer_updated" if self.buffered else "data_received")
+        self.lend = method_of(protocol, "get_buffer") if self.buffered else None
         NativeTransport.set_protocol(self, protocol)
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -332,7 +353,7 @@ cdef class StreamTransport(NativeTransport):
             size = <size_t> PyBytes_GET_SIZE(<PyObject*> data)
             if size == 0:
                 return
-            if self.queued + size <= min(self.high_water, GATHER_LIMIT):
+            if self.queued + size <= min(self.high_water, <size_t> GATHER_LIMIT):
                 if size <= SMALL_WRITE and self.loop.gathered + size <= GATHER_BUFFER_SIZE:
                     append_copy(self, PyBytes_AS_STRING(<PyObject*> data), size)
                 else:
