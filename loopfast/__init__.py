@@ -16,7 +16,7 @@ if sys.platform == "win32":
 
 try:
     from loopfast._loop import Loop
-    from loopfast.core import libuv_version
+    from loopfast.buildinfo import libuv_version
 except ModuleNotFoundError as exc:
     if exc.name is None or not exc.name.startswith("loopfast."):
         raise

@@ -37,9 +37,9 @@ def collect() -> dict[str, dict[str, Any]]:
     ``packages`` (installed neighbours) and ``environment``. A fact that cannot be found out is left out or None.
     """
     import loopfast
-    from loopfast import core
+    from loopfast.buildinfo import build_info
 
-    build = core.build_info()
+    build = build_info()
     return {
         "versions": {
             "loopfast": loopfast.__version__,

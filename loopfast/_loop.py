@@ -17,7 +17,7 @@ from asyncio import constants, events, sslproto
 from typing import Any
 
 from loopfast.baseloop import BaseLoop
-from loopfast.core import install_fast_methods
+from loopfast.scheduling import install_fast_methods
 
 __all__ = ["Loop"]
 

@@ -9,7 +9,6 @@ import sys
 from asyncio.log import logger
 
 from cpython.object cimport PyObject
-from libc.string cimport memcpy
 
 from loopfast.core cimport Handle, LoopCore, LoopObject
 from loopfast.handles.poll cimport DescriptorSet

@@ -3,15 +3,14 @@
 # virtual on_* methods.
 
 from cpython.object cimport PyObject
+from libc.math cimport isnan
 from libc.stdint cimport uint64_t
 
 from loopfast.includes cimport uv
-from loopfast.includes.counters cimport lf_count
-from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState, visitproc
-
-# The debug build's table of things made and freed, indexed by LF_* (includes/counters.h).
-cdef lf_count* COUNTERS
-
+from loopfast.includes.python cimport (
+    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyEval_RestoreThread, PyThreadState, PyTuple_New,
+    PyTuple_SET_ITEM, PyTypeObject,
+)
 
 cdef enum:
     SPARE_HANDLES = 256
@@ -87,9 +86,14 @@ cdef class TimerHandle(Handle):
         Py_ssize_t heap_index
 
 
-# For the traverse functions of those who own handles through C pointers: visit a handle (NULL is allowed), and what it owns
-# if theirs is the only reference to it.
-cdef int visit_handle(PyObject* item, visitproc visit, void* arg) noexcept
+# For the modules that make handles and visit them.
+cdef int grow_ring(LoopCore loop) except -1
+cdef int wake(LoopCore loop) except -1
+cdef int remember_source(Handle handle) except -1
+
+cdef inline bint is_native(PyObject* item) noexcept:
+    # Not a handle that asyncio's own Python code made.
+    return Py_TYPE(item) == <PyTypeObject*> Handle or Py_TYPE(item) == <PyTypeObject*> TimerHandle
 
 
 cdef class LoopObject:
@@ -225,3 +229,63 @@ cdef class LoopCore:
     cdef void heap_remove(self, TimerHandle timer) noexcept
     cdef void drop_handles(self) noexcept
     cdef int close_state(self) except -1
+
+
+# How a call is stored in a handle: inline here, because every scheduling call of every module does it.
+
+cdef inline int fill_handle(PyObject* item, LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                            PyObject* context) except -1:
+    # Store the call in the fresh handle `item`; without a `context` the current one is copied now, never later.
+    cdef Py_ssize_t i
+    cdef PyObject* packed = NULL
+    if nargs > 3:
+        packed = PyTuple_New(nargs)
+        if packed == NULL:
+            return -1
+        for i in range(nargs):
+            Py_INCREF(args[i])
+            PyTuple_SET_ITEM(packed, i, args[i])
+    if context == NULL:
+        context = PyContext_CopyCurrent()
+        if context == NULL:
+            Py_XDECREF(packed)
+            return -1
+    else:
+        Py_INCREF(context)
+    (<Handle> item).context = context
+    Py_INCREF(callback)
+    (<Handle> item).callback = callback
+    (<Handle> item).nargs = nargs
+    if packed != NULL:
+        (<Handle> item).args[1] = packed
+    else:
+        for i in range(nargs):
+            Py_INCREF(args[i])
+            (<Handle> item).args[1 + i] = args[i]
+    (<Handle> item).loop = <PyObject*> loop
+    if loop._debug:
+        remember_source(<Handle> item)
+    return 0
+
+
+cdef inline PyObject* make_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                                  PyObject* context) except NULL:
+    # Return a new reference to a handle of this call: one that has served before, if there is one.
+    cdef PyObject* item
+    if loop.spare_count:
+        loop.spare_count -= 1
+        item = loop.spare[loop.spare_count]
+        (<Handle> item).is_cancelled = False
+        if fill_handle(item, loop, callback, args, nargs, context) < 0:
+            Py_DECREF(item)
+            return NULL
+        return item
+    handle = Handle.__new__(Handle)
+    fill_handle(<PyObject*> handle, loop, callback, args, nargs, context)
+    Py_INCREF(<PyObject*> handle)
+    return <PyObject*> handle
+
+
+cdef inline void set_deadline(TimerHandle timer, double deadline) noexcept:
+    timer.deadline = deadline
+    timer.key = float("-inf") if isnan(deadline) else deadline

@@ -12,40 +12,20 @@ from asyncio import base_events, format_helpers
 cimport cython
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport ceil, isnan
+from libc.math cimport ceil
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from loopfast.buildinfo cimport COUNTERS
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
-from loopfast.includes.counters cimport LF_COUNTERS, LF_HANDLE, LF_IS_DEBUG, LF_UV_HANDLE, LF_WRITE_REQUEST, lf_count, lf_freed, lf_made
+from loopfast.includes.counters cimport LF_HANDLE, LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport LF_FINE_WAIT, lf_monotonic, lf_wait_readable
 from loopfast.includes.python cimport (
-    METH_FASTCALL, METH_KEYWORDS, Py_DECREF, Py_INCREF, Py_None, Py_REFCNT, Py_TYPE, Py_XDECREF, Py_XINCREF,
-    PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
-    PyDescr_NewMethod, PyDict_SetItemString, PyErr_CheckSignals, PyErr_Occurred, PyEval_SaveThread, PyFloat_AsDouble, PyFloat_CheckExact, PyLong_CheckExact,
-    PyMethodDef, PyObject_Call, PyObject_Vectorcall, PyThread_get_thread_ident, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
-    PyTuple_New, PyTuple_SET_ITEM, PyTupleObject, PyType_Modified,
-    PyUnicode_Compare, call_vector, PyTypeObject, visitproc,
+    Py_DECREF, Py_INCREF, Py_REFCNT, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact,
+    PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyEval_SaveThread, PyFloat_AsDouble,
+    PyObject_Call, PyThread_get_thread_ident, PyTupleObject, PyTypeObject, call_vector,
 )
-
-cdef extern from *:
-    """
-    #if defined(__clang__)
-    #define LF_COMPILER "clang " __clang_version__
-    #elif defined(__GNUC__)
-    #define LF_COMPILER "gcc " __VERSION__
-    #elif defined(_MSC_VER)
-    #define LF_COMPILER_STR(x) #x
-    #define LF_COMPILER_NUMBER(x) LF_COMPILER_STR(x)
-    #define LF_COMPILER "msvc " LF_COMPILER_NUMBER(_MSC_VER)
-    #else
-    #define LF_COMPILER "unknown"
-    #endif
-    #define LF_CYTHON_VERSION CYTHON_HEX_VERSION
-    """
-    const char* LF_COMPILER
-    const unsigned int LF_CYTHON_VERSION
 
 cdef enum:
     # Reads of more than glibc's 128 KiB mmap threshold would map and fault fresh pages for every bytes object.
@@ -62,12 +42,13 @@ cdef double FINE_WAIT_LIMIT = 0.001
 # Seconds; no poll sleeps longer (as asyncio's MAXIMUM_SELECT_TIMEOUT).
 cdef double LONGEST_SLEEP = 24 * 3600.0
 
-cdef lf_count counter_table[LF_COUNTERS]
-COUNTERS = counter_table
-
 cdef object AsyncioHandle = asyncio.Handle
 cdef object AsyncioTimerHandle = asyncio.TimerHandle
-cdef str CONTEXT = sys.intern("context")
+
+
+cdef inline int propagate() except -1:
+    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
+    return -1
 
 
 # ---------------------------------------------------------------------------------------------------------------- handles
@@ -255,59 +236,6 @@ cdef inline void drop_call(PyObject* item) noexcept:
     Py_DECREF(callback)
 
 
-cdef inline int fill_handle(PyObject* item, LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                            PyObject* context) except -1:
-    """Store the call in the fresh handle *item*; without a *context* the current one is copied now, never later."""
-    cdef Py_ssize_t i
-    cdef PyObject* packed = NULL
-    if nargs > 3:
-        packed = PyTuple_New(nargs)
-        if packed == NULL:
-            return propagate()
-        for i in range(nargs):
-            Py_INCREF(args[i])
-            PyTuple_SET_ITEM(packed, i, args[i])
-    if context == NULL:
-        context = PyContext_CopyCurrent()
-        if context == NULL:
-            Py_XDECREF(packed)
-            return propagate()
-    else:
-        Py_INCREF(context)
-    (<Handle> item).context = context
-    Py_INCREF(callback)
-    (<Handle> item).callback = callback
-    (<Handle> item).nargs = nargs
-    if packed != NULL:
-        (<Handle> item).args[1] = packed
-    else:
-        for i in range(nargs):
-            Py_INCREF(args[i])
-            (<Handle> item).args[1 + i] = args[i]
-    (<Handle> item).loop = <PyObject*> loop
-    if loop._debug:
-        remember_source(<Handle> item)
-    return 0
-
-
-cdef inline PyObject* make_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                                  PyObject* context) except NULL:
-    """Return a new reference to a handle of this call: one that has served before, if there is one."""
-    cdef PyObject* item
-    if loop.spare_count:
-        loop.spare_count -= 1
-        item = loop.spare[loop.spare_count]
-        (<Handle> item).is_cancelled = False
-        if fill_handle(item, loop, callback, args, nargs, context) < 0:
-            Py_DECREF(item)
-            return NULL
-        return item
-    handle = Handle.__new__(Handle)
-    fill_handle(<PyObject*> handle, loop, callback, args, nargs, context)
-    Py_INCREF(<PyObject*> handle)
-    return <PyObject*> handle
-
-
 cdef inline void recycle(LoopCore loop, PyObject* item) noexcept:
     """Give up a reference to a handle that has run; keep it for reuse if nobody else can see it."""
     if (Py_REFCNT(item) == 1 and Py_TYPE(item) == <PyTypeObject*> Handle and loop.spare_count < SPARE_HANDLES
@@ -328,11 +256,6 @@ cdef int remember_source(Handle handle) except -1:
     Py_INCREF(<PyObject*> stack)
     handle.source_traceback = <PyObject*> stack
     return 0
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 # ----------------------------------------------------------------------------------------------------------- loop objects
@@ -504,7 +427,7 @@ cdef class LoopCore:
         """Close every handle on the libuv loop, then the loop. Memory is freed only when libuv has let go of all of it."""
         cdef LoopState* state = self.state
         cdef PyObject* obj
-        cdef int attempt
+        cdef int _attempt
         if state == NULL:
             return 0
         while self.objects != NULL:
@@ -516,7 +439,7 @@ cdef class LoopCore:
         self.state = NULL
         state.may_block = False
         uv.uv_walk(&state.loop, close_foreign, NULL)
-        for attempt in range(16):
+        for _attempt in range(16):
             uv.uv_run(&state.loop, uv.UV_RUN_NOWAIT)
             if uv.uv_loop_close(&state.loop) == 0:
                 free(state)
@@ -1076,7 +999,7 @@ cdef inline bint watches(LoopState* state) noexcept nogil:
     return state.loop.active_handles > 1 or state.loop.active_reqs.count > 0
 
 
-cdef inline int wake(LoopCore loop) except -1:
+cdef int wake(LoopCore loop) except -1:
     cdef LoopState* state = loop.state
     if state != NULL and state.blocked and not state.woken:
         state.woken = True
@@ -1099,11 +1022,6 @@ cdef int grow_ring(LoopCore loop) except -1:
     loop.ring_capacity = capacity
     loop.ring_head = 0
     return 0
-
-
-cdef inline void set_deadline(TimerHandle timer, double deadline) noexcept:
-    timer.deadline = deadline
-    timer.key = float("-inf") if isnan(deadline) else deadline
 
 
 cdef inline bint before(PyObject* left, PyObject* right) noexcept:
@@ -1147,269 +1065,3 @@ cdef void sift_down(PyObject** heap, Py_ssize_t count, Py_ssize_t index, PyObjec
         index = best
     heap[index] = timer
     (<TimerHandle> timer).heap_index = index
-
-
-# ----------------------------------------------------------------------------------------- entries of the scheduling calls
-# METH_FASTCALL | METH_KEYWORDS functions. C tasks and most callers pass at most the keyword `context`; anything else goes to
-# the generic form, found here by name.
-
-cdef dict GENERIC = {}
-
-
-cdef PyObject* call_generic(str name, PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
-    cdef Py_ssize_t i
-    positional = (<object> self, *[<object> args[i] for i in range(nargs)])
-    keywords = {}
-    if kwnames != NULL:
-        for i in range(PyTuple_GET_SIZE(kwnames)):
-            keywords[<object> PyTuple_GET_ITEM(kwnames, i)] = <object> args[nargs + i]
-    result = GENERIC[name](*positional, **keywords)
-    Py_INCREF(<PyObject*> result)
-    return <PyObject*> result
-
-
-cdef inline bint is_plain(Py_ssize_t nargs, Py_ssize_t needed, PyObject** args, PyObject* kwnames,
-                          PyObject** context) noexcept:
-    """True if the call has its positional arguments and no keyword but `context`, which is then stored."""
-    context[0] = NULL
-    if nargs < needed:
-        return False
-    if kwnames == NULL:
-        return True
-    if kwnames != known_keywords and not is_context_keyword(kwnames):
-        return False
-    if args[nargs] != Py_None:
-        context[0] = args[nargs]
-    return True
-
-
-# The keyword tuple seen last that is ("context",), owned. Every C task passes the same tuple, whose string is not interned.
-cdef PyObject* known_keywords = NULL
-
-
-cdef bint is_context_keyword(PyObject* kwnames) noexcept:
-    global known_keywords
-    if PyTuple_GET_SIZE(kwnames) != 1 or PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), <PyObject*> CONTEXT) != 0:
-        return False
-    Py_INCREF(kwnames)
-    Py_XDECREF(known_keywords)
-    known_keywords = kwnames
-    return True
-
-
-cdef inline PyObject* append_call(LoopCore loop, PyObject** args, Py_ssize_t nargs, PyObject* context) except NULL:
-    """Append args[0](*args[1:]) to the ready ring and return a new reference to its handle."""
-    cdef PyObject* item
-    if loop.ready_count == loop.ring_capacity:
-        grow_ring(loop)
-    item = make_handle(loop, args[0], args + 1, nargs - 1, context)
-    # One reference for the ring, one for the caller.
-    Py_INCREF(item)
-    loop.ring[(loop.ring_head + loop.ready_count) & (loop.ring_capacity - 1)] = item
-    loop.ready_count += 1
-    return item
-
-
-cdef PyObject* fast_call_soon(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
-    cdef LoopCore loop = <LoopCore> self
-    cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
-        return call_generic("call_soon", self, args, nargs, kwnames)
-    return append_call(loop, args, nargs, context)
-
-
-cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssize_t nargs,
-                                         PyObject* kwnames) except NULL:
-    cdef LoopCore loop = <LoopCore> self
-    cdef PyObject* context
-    cdef PyObject* item
-    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
-        return call_generic("call_soon_threadsafe", self, args, nargs, kwnames)
-    item = append_call(loop, args, nargs, context)
-    wake(loop)
-    return item
-
-
-cdef inline bint is_number(PyObject* obj) noexcept:
-    return PyFloat_CheckExact(obj) or PyLong_CheckExact(obj)
-
-
-cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** args, Py_ssize_t nargs,
-                                  PyObject* context) except NULL:
-    cdef TimerHandle timer = TimerHandle.__new__(TimerHandle)
-    fill_handle(<PyObject*> timer, loop, args[0], args + 1, nargs - 1, context)
-    set_deadline(timer, deadline)
-    loop.heap_push(timer)
-    Py_INCREF(<PyObject*> timer)
-    return <PyObject*> timer
-
-
-cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
-    cdef LoopCore loop = <LoopCore> self
-    cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
-        return call_generic("call_later", self, args, nargs, kwnames)
-    return plain_timer(loop, lf_monotonic() + PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
-
-
-cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
-    cdef LoopCore loop = <LoopCore> self
-    cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
-        return call_generic("call_at", self, args, nargs, kwnames)
-    return plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
-
-
-cdef PyMethodDef[4] FAST_METHODS
-FAST_METHODS[0] = PyMethodDef("call_soon", <void*> fast_call_soon, METH_FASTCALL | METH_KEYWORDS, (
-    "call_soon($self, callback, /, *args, context=None)\n--\n\n"
-    "Schedule callback(*args) for the next turn of the loop; return its handle.\n\n"
-    "context is the contextvars.Context to run it in, by default a copy of the current one.\n"
-    "Raises RuntimeError if the loop is closed.\n\n"
-    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon"))
-FAST_METHODS[1] = PyMethodDef("call_soon_threadsafe", <void*> fast_call_soon_threadsafe, METH_FASTCALL | METH_KEYWORDS, (
-    "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
-    "call_soon() that may be called from any thread; wakes the loop if it sleeps.\n\n"
-    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon_threadsafe"))
-FAST_METHODS[2] = PyMethodDef("call_later", <void*> fast_call_later, METH_FASTCALL | METH_KEYWORDS, (
-    "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
-    "Schedule callback(*args) to run after delay seconds, never earlier; return its TimerHandle.\n\n"
-    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_later"))
-FAST_METHODS[3] = PyMethodDef("call_at", <void*> fast_call_at, METH_FASTCALL | METH_KEYWORDS, (
-    "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
-    "Schedule callback(*args) to run at the time when, in seconds of loop.time(); return its TimerHandle.\n\n"
-    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_at"))
-
-
-def install_fast_methods(type cls):
-    """Give *cls*, a LoopCore, these entries as methods of its own: on an exact type the interpreter checks `self` faster."""
-    cdef PyTypeObject* type_ = <PyTypeObject*> cls
-    cdef int i
-    if not issubclass(cls, LoopCore):
-        raise TypeError(f"a subclass of LoopCore was expected, got {cls!r}")
-    for i in range(4):
-        PyDict_SetItemString(type_.tp_dict, FAST_METHODS[i].ml_name, PyDescr_NewMethod(type_, &FAST_METHODS[i]))
-    PyType_Modified(type_)
-
-
-for name in ("call_soon", "call_soon_threadsafe", "call_later", "call_at"):
-    GENERIC[name] = getattr(LoopCore, name)
-install_fast_methods(LoopCore)
-
-
-# ---------------------------------------------------------------------------------------------- garbage collection of loops
-# Handles are not tracked, and kept objects are held by a C list: the loop's own traverse and clear speak for both, so that
-# a loop dropped without close() is found, warned about and freed, as asyncio's is.
-
-ctypedef int (*traverse_function)(PyObject*, visitproc, void*) noexcept
-ctypedef int (*clear_function)(PyObject*) noexcept
-cdef traverse_function generated_traverse
-cdef clear_function generated_clear
-
-
-cdef inline bint is_native(PyObject* item) noexcept:
-    return Py_TYPE(item) == <PyTypeObject*> Handle or Py_TYPE(item) == <PyTypeObject*> TimerHandle
-
-
-cdef int visit_one(PyObject* obj, visitproc visit, void* arg) noexcept:
-    return visit(obj, arg) if obj != NULL else 0
-
-
-cdef int visit_handle(PyObject* item, visitproc visit, void* arg) noexcept:
-    """Visit a queued handle, and what it owns if the queue holds the only reference (else somebody outside may use it)."""
-    cdef int status = 0
-    if item == NULL:
-        return 0
-    if not is_native(item):
-        return visit(item, arg)
-    if Py_REFCNT(item) == 1:
-        status = visit_one((<Handle> item).callback, visit, arg)
-        status = status or visit_one((<Handle> item).context, visit, arg)
-        status = status or visit_one((<Handle> item).args[1], visit, arg)
-        status = status or visit_one((<Handle> item).args[2], visit, arg)
-        status = status or visit_one((<Handle> item).args[3], visit, arg)
-    return status
-
-
-cdef int traverse_loop(PyObject* self, visitproc visit, void* arg) noexcept:
-    cdef Py_ssize_t i
-    cdef PyObject* obj = (<LoopCore> self).objects
-    cdef int status = generated_traverse(self, visit, arg)
-    status = status or visit_one((<LoopCore> self).entered, visit, arg)
-    i = 0
-    while status == 0 and i < (<LoopCore> self).ready_count:
-        status = visit_handle(
-            (<LoopCore> self).ring[((<LoopCore> self).ring_head + i) & ((<LoopCore> self).ring_capacity - 1)], visit, arg)
-        i += 1
-    i = 0
-    while status == 0 and i < (<LoopCore> self).timer_count:
-        status = visit_handle((<LoopCore> self).heap[i], visit, arg)
-        i += 1
-    i = 0
-    while status == 0 and i < (<LoopCore> self).turn_end_count:
-        status = visit_one((<LoopCore> self).turn_end[i], visit, arg)
-        i += 1
-    while status == 0 and obj != NULL:
-        if (<LoopObject> obj).is_kept:
-            status = visit(obj, arg)
-        obj = (<LoopObject> obj).next_object
-    return status
-
-
-cdef int clear_loop(PyObject* self) noexcept:
-    cdef PyObject* obj
-    (<LoopCore> self).drop_handles()
-    while True:
-        obj = (<LoopCore> self).objects
-        while obj != NULL and not (<LoopObject> obj).is_kept:
-            obj = (<LoopObject> obj).next_object
-        if obj == NULL:
-            break
-        # May deallocate the object and with it change the list: start over.
-        (<LoopObject> obj).unkeep()
-    return generated_clear(self)
-
-
-generated_traverse = (<PyTypeObject*> LoopCore).tp_traverse
-generated_clear = (<PyTypeObject*> LoopCore).tp_clear
-(<PyTypeObject*> LoopCore).tp_traverse = traverse_loop
-(<PyTypeObject*> LoopCore).tp_clear = clear_loop
-
-
-# ------------------------------------------------------------------------------------------------------- build information
-
-def libuv_version() -> str:
-    """Return the version of the libuv that is loaded, such as ``"1.52.1"``."""
-    return uv.uv_version_string().decode("ascii")
-
-
-def build_info() -> dict:
-    """Return what this build is: libuv loaded and compiled against, Cython, compiler, debug or release."""
-    return {
-        "libuv_loaded": libuv_version(),
-        "libuv_headers": uv.LF_UV_HEADER_VERSION_STRING.decode("ascii"),
-        "cython": ".".join(str(LF_CYTHON_VERSION >> shift & 0xff) for shift in (24, 16, 8)),
-        "compiler": LF_COMPILER.decode("ascii"),
-        "debug": bool(LF_IS_DEBUG),
-    }
-
-
-def debug_counters() -> dict:
-    """Return name -> (made, freed) of handles, libuv handles and write requests; all zero on a release build."""
-    return {
-        "handles": (counter_table[LF_HANDLE].made, counter_table[LF_HANDLE].freed),
-        "uv_handles": (counter_table[LF_UV_HANDLE].made, counter_table[LF_UV_HANDLE].freed),
-        "write_requests": (counter_table[LF_WRITE_REQUEST].made, counter_table[LF_WRITE_REQUEST].freed),
-    }
-
-
-cdef int check_library() except -1:
-    """Refuse to run on another libuv than the one compiled against: a globally loaded one can interpose."""
-    if uv.uv_version() != uv.LF_UV_HEADER_VERSION or uv.uv_loop_size() != sizeof(uv.uv_loop_t):
-        raise ImportError(
-            f"loopfast was compiled against libuv {uv.LF_UV_HEADER_VERSION_STRING.decode('ascii')} (loop of "
-            f"{sizeof(uv.uv_loop_t)} bytes), but libuv {libuv_version()} (loop of {uv.uv_loop_size()} bytes) is loaded")
-    return 0
-
-
-check_library()

@@ -171,5 +171,5 @@ def balanced() -> Iterator[None]:
 
 
 def debug_counters() -> Callable[[], dict[str, tuple[int, int]]] | None:
-    core = sys.modules.get("loopfast.core")
-    return core.debug_counters if core is not None and core.build_info()["debug"] else None
+    build = sys.modules.get("loopfast.buildinfo")
+    return build.debug_counters if build is not None and build.build_info()["debug"] else None

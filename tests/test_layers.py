@@ -19,8 +19,9 @@ PACKAGE = "loopfast"
 #: Bottom to top. A module may import from lower layers, and from its own as long as no cycle comes of it.
 LAYERS = (
     ("includes",),
-    ("errors",),
+    ("errors", "buildinfo"),
     ("core",),
+    ("scheduling", "collector"),
     ("handles.base",),
     ("handles.timer", "handles.poll", "handles.signal", "handles.fsevent", "server"),
     ("transports.base",),

@@ -7,7 +7,8 @@ from cpython.object cimport PyObject
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from loopfast.core cimport Handle, LoopCore, LoopState, hold_gil, visit_handle
+from loopfast.collector cimport visit_handle
+from loopfast.core cimport Handle, LoopCore, LoopState, hold_gil
 from loopfast.errors cimport check
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes cimport uv
@@ -268,7 +269,7 @@ cdef int grow_watches(DescriptorSet self, int fd) except -1:
     return 0
 
 
-# The set owns its callbacks through C pointers, so it shows them to the collector itself (see core.traverse_loop).
+# The set owns its callbacks through C pointers, so it shows them to the collector itself (see collector.traverse_loop).
 
 ctypedef int (*traverse_function)(PyObject*, visitproc, void*) noexcept
 cdef traverse_function generated_traverse

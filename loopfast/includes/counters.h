@@ -1,5 +1,5 @@
 /* Counters of what is made and freed, for the debug build only: in a release build every macro is empty.
-   The table lives in core.pyx; other modules reach it through the pointer that core hands out. */
+   The table lives in buildinfo.pyx; other modules reach it through the pointer that it hands out. */
 #ifndef LOOPFAST_COUNTERS_H
 #define LOOPFAST_COUNTERS_H
 

@@ -5,7 +5,7 @@ The behaviour is that of asyncio's own transports (https://docs.python.org/3/lib
 
 import asyncio
 import warnings
-from asyncio import constants, futures
+from asyncio import futures
 from asyncio.log import logger
 
 cimport cython

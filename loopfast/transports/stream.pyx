@@ -15,7 +15,8 @@ from cpython.object cimport PyObject
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from loopfast.core cimport COUNTERS, GATHER_BUFFER_SIZE, LoopCore, LoopState, hold_gil
+from loopfast.buildinfo cimport COUNTERS
+from loopfast.core cimport GATHER_BUFFER_SIZE, LoopCore, LoopState, hold_gil
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made

@@ -5,13 +5,13 @@ import socket
 from asyncio import constants, transports, trsock
 
 cimport cython
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from loopfast.core cimport LoopCore
-from loopfast.errors cimport check
 from loopfast.includes cimport uv
-from loopfast.includes.socket cimport AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_shutdown_write, sockaddr_storage
-from loopfast.transports.base cimport NativeTransport
+from loopfast.includes.socket cimport (
+    AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_shutdown_write, sockaddr_storage,
+)
 from loopfast.transports.stream cimport StreamTransport
 
 

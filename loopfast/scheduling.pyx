@@ -1,0 +1,160 @@
+"""The entries of the scheduling calls: ``call_soon`` and its three relatives as METH_FASTCALL | METH_KEYWORDS functions.
+
+C tasks and most callers pass at most the keyword ``context``; anything else goes to LoopCore's generic form, found by name.
+"""
+
+import sys
+
+from cpython.object cimport PyObject
+
+from loopfast.core cimport LoopCore, TimerHandle, fill_handle, grow_ring, make_handle, set_deadline, wake
+from loopfast.includes.platform cimport lf_monotonic
+from loopfast.includes.python cimport (
+    METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString, PyFloat_AsDouble,
+    PyFloat_CheckExact, PyLong_CheckExact, PyMethodDef, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyType_Modified, PyTypeObject,
+    PyUnicode_Compare,
+)
+
+cdef str CONTEXT = sys.intern("context")
+cdef dict GENERIC = {}
+
+
+cdef PyObject* call_generic(str name, PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
+    cdef Py_ssize_t i
+    positional = (<object> self, *[<object> args[i] for i in range(nargs)])
+    keywords = {}
+    if kwnames != NULL:
+        for i in range(PyTuple_GET_SIZE(kwnames)):
+            keywords[<object> PyTuple_GET_ITEM(kwnames, i)] = <object> args[nargs + i]
+    result = GENERIC[name](*positional, **keywords)
+    Py_INCREF(<PyObject*> result)
+    return <PyObject*> result
+
+
+cdef inline bint is_plain(Py_ssize_t nargs, Py_ssize_t needed, PyObject** args, PyObject* kwnames,
+                          PyObject** context) noexcept:
+    """True if the call has its positional arguments and no keyword but `context`, which is then stored."""
+    context[0] = NULL
+    if nargs < needed:
+        return False
+    if kwnames == NULL:
+        return True
+    if kwnames != known_keywords and not is_context_keyword(kwnames):
+        return False
+    if args[nargs] != Py_None:
+        context[0] = args[nargs]
+    return True
+
+
+# The keyword tuple seen last that is ("context",), owned. Every C task passes the same tuple, whose string is not interned.
+cdef PyObject* known_keywords = NULL
+
+
+cdef bint is_context_keyword(PyObject* kwnames) noexcept:
+    global known_keywords
+    if PyTuple_GET_SIZE(kwnames) != 1 or PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), <PyObject*> CONTEXT) != 0:
+        return False
+    Py_INCREF(kwnames)
+    Py_XDECREF(known_keywords)
+    known_keywords = kwnames
+    return True
+
+
+cdef inline PyObject* append_call(LoopCore loop, PyObject** args, Py_ssize_t nargs, PyObject* context) except NULL:
+    """Append args[0](*args[1:]) to the ready ring and return a new reference to its handle."""
+    cdef PyObject* item
+    if loop.ready_count == loop.ring_capacity:
+        grow_ring(loop)
+    item = make_handle(loop, args[0], args + 1, nargs - 1, context)
+    # One reference for the ring, one for the caller.
+    Py_INCREF(item)
+    loop.ring[(loop.ring_head + loop.ready_count) & (loop.ring_capacity - 1)] = item
+    loop.ready_count += 1
+    return item
+
+
+cdef PyObject* fast_call_soon(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
+    cdef LoopCore loop = <LoopCore> self
+    cdef PyObject* context
+    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
+        return call_generic("call_soon", self, args, nargs, kwnames)
+    return append_call(loop, args, nargs, context)
+
+
+cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssize_t nargs,
+                                         PyObject* kwnames) except NULL:
+    cdef LoopCore loop = <LoopCore> self
+    cdef PyObject* context
+    cdef PyObject* item
+    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
+        return call_generic("call_soon_threadsafe", self, args, nargs, kwnames)
+    item = append_call(loop, args, nargs, context)
+    wake(loop)
+    return item
+
+
+cdef inline bint is_number(PyObject* obj) noexcept:
+    return PyFloat_CheckExact(obj) or PyLong_CheckExact(obj)
+
+
+cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** args, Py_ssize_t nargs,
+                                  PyObject* context) except NULL:
+    cdef TimerHandle timer = TimerHandle.__new__(TimerHandle)
+    fill_handle(<PyObject*> timer, loop, args[0], args + 1, nargs - 1, context)
+    set_deadline(timer, deadline)
+    loop.heap_push(timer)
+    Py_INCREF(<PyObject*> timer)
+    return <PyObject*> timer
+
+
+cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
+    cdef LoopCore loop = <LoopCore> self
+    cdef PyObject* context
+    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
+        return call_generic("call_later", self, args, nargs, kwnames)
+    return plain_timer(loop, lf_monotonic() + PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
+
+
+cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
+    cdef LoopCore loop = <LoopCore> self
+    cdef PyObject* context
+    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
+        return call_generic("call_at", self, args, nargs, kwnames)
+    return plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
+
+
+cdef PyMethodDef[4] FAST_METHODS
+FAST_METHODS[0] = PyMethodDef("call_soon", <void*> fast_call_soon, METH_FASTCALL | METH_KEYWORDS, (
+    "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+    "Schedule callback(*args) for the next turn of the loop; return its handle.\n\n"
+    "context is the contextvars.Context to run it in, by default a copy of the current one.\n"
+    "Raises RuntimeError if the loop is closed.\n\n"
+    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon"))
+FAST_METHODS[1] = PyMethodDef("call_soon_threadsafe", <void*> fast_call_soon_threadsafe, METH_FASTCALL | METH_KEYWORDS, (
+    "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+    "call_soon() that may be called from any thread; wakes the loop if it sleeps.\n\n"
+    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon_threadsafe"))
+FAST_METHODS[2] = PyMethodDef("call_later", <void*> fast_call_later, METH_FASTCALL | METH_KEYWORDS, (
+    "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+    "Schedule callback(*args) to run after delay seconds, never earlier; return its TimerHandle.\n\n"
+    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_later"))
+FAST_METHODS[3] = PyMethodDef("call_at", <void*> fast_call_at, METH_FASTCALL | METH_KEYWORDS, (
+    "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+    "Schedule callback(*args) to run at the time when, in seconds of loop.time(); return its TimerHandle.\n\n"
+    "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_at"))
+
+
+def install_fast_methods(type cls):
+    """Give *cls*, a LoopCore, these entries as methods of its own: on an exact type the interpreter checks `self` faster."""
+    cdef PyTypeObject* type_ = <PyTypeObject*> cls
+    cdef int i
+    if not issubclass(cls, LoopCore):
+        raise TypeError(f"a subclass of LoopCore was expected, got {cls!r}")
+    for i in range(4):
+        PyDict_SetItemString(type_.tp_dict, FAST_METHODS[i].ml_name, PyDescr_NewMethod(type_, &FAST_METHODS[i]))
+    PyType_Modified(type_)
+
+
+for name in ("call_soon", "call_soon_threadsafe", "call_later", "call_at"):
+    GENERIC[name] = getattr(LoopCore, name)
+install_fast_methods(LoopCore)
