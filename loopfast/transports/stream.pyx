@@ -444,7 +444,7 @@ cdef class StreamTransport(NativeTransport):
             return self.update_flow()
         if self.at_once or self.queued > GATHER_LIMIT or self.queued > self.high_water or self.loop._thread_id is None:
             self.flush()
-            if self.in_flight and self.write_context == NULL:
+            if self.in_flight and self.write_context == NULL and not self.shares_context:
                 # resume_writing() will run in the context of this write, as on asyncio.
                 self.write_context = PyContext_CopyCurrent()
                 if self.write_context == NULL:

@@ -237,7 +237,7 @@ async def test_readers_run_in_the_context_of_their_registration(loop):
     other.close()
 
 
-async def test_resume_writing_runs_in_the_context_of_the_writer(loop):
+async def test_the_context_of_resume_writing(loop):
     from support import read_exactly, transport_and_peer
 
     seen = []
@@ -252,7 +252,8 @@ async def test_resume_writing_runs_in_the_context_of_the_writer(loop):
         transport.write(b"x" * 1_000_000)
         await read_exactly(peer, 1_000_000)
         await until(lambda: seen)
-    assert seen == ["writer"]
+    # asyncio's transports have a context of their own since 3.15; before, the callback is registered by the writer.
+    assert seen == ["connection" if sys.version_info >= (3, 15) else "writer"]
 
 
 async def test_server_start_serving_later(loop):
