@@ -16,7 +16,7 @@ import threading
 from asyncio import constants, events, sslproto
 from typing import Any
 
-from loopfast.baseloop import BaseLoop
+from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.scheduling import install_fast_methods
 
 __all__ = ["Loop"]
@@ -164,7 +164,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        if sslcontext is None:
+        if sslcontext is None and is_plain_socket(sock):
             # From 3.15 on asyncio passes the context that the server was made in.
             self._listen(protocol_factory, sock, server, backlog, kwargs.get("context"))
         else:

@@ -5,9 +5,11 @@
 """
 
 import asyncio
+import socket
 import sys
 from asyncio.log import logger
 
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 
 from loopfast.core cimport Handle, LoopCore, LoopObject
@@ -22,9 +24,16 @@ from loopfast.server cimport Listener
 from loopfast.transports.stream cimport StreamTransport
 from loopfast.transports.tcp cimport SocketStream, accepted_transport, socket_transport
 
-cdef object Future = asyncio.Future
-cdef object Task = asyncio.Task
+# Looked up at each call, as asyncio does: either class may have been replaced.
+cdef dict FUTURES = asyncio.futures.__dict__
+cdef dict TASKS = asyncio.tasks.__dict__
+cdef str FUTURE = sys.intern("Future")
+cdef str TASK = sys.intern("Task")
 cdef object inherited_create_task = asyncio.BaseEventLoop.create_task
+cdef object inherited_make_socket_transport = asyncio.SelectorEventLoop._make_socket_transport
+cdef object Socket = socket.socket
+# What asyncio calls on the socket of a transport.
+cdef tuple SOCKET_METHODS = ("accept", "recv", "recv_into", "send", "sendmsg", "shutdown", "close", "fileno")
 cdef tuple LOOP_KEYWORD = (sys.intern("loop"),)
 cdef str NAME = sys.intern("name")
 cdef str CONTEXT = sys.intern("context")
@@ -33,6 +42,27 @@ cdef str CONTEXT = sys.intern("context")
 cdef inline int propagate() except -1:
     """Turn a NULL from the C API, with its exception set, into a Cython error return."""
     return -1
+
+
+cdef inline PyObject* class_in(dict module, str name) except NULL:
+    """Return the class *name* of a module's dictionary (borrowed)."""
+    cdef PyObject* found = PyDict_GetItemWithError(module, name)
+    if found == NULL:
+        raise AttributeError(f"module {module['__name__']!r} has no attribute {name!r}")
+    return found
+
+
+def is_plain_socket(sock) -> bool:
+    """Return True if *sock* is nothing more than its descriptor: a ``socket.socket``, with no method of ours overridden."""
+    kind = type(sock)
+    if kind is Socket:
+        return True
+    if not issubclass(kind, Socket):
+        return False
+    for name in SOCKET_METHODS:
+        if getattr(kind, name) is not getattr(Socket, name):
+            return False
+    return True
 
 
 cdef int descriptor_of(object fd) except -1:
@@ -78,7 +108,7 @@ cdef class BaseLoop(LoopCore):
         cdef PyObject* args[2]
         cdef PyObject* result
         args[1] = <PyObject*> self
-        result = PyObject_Vectorcall(<PyObject*> Future, &args[1], 0, <PyObject*> LOOP_KEYWORD)
+        result = PyObject_Vectorcall(class_in(FUTURES, FUTURE), &args[1], 0, <PyObject*> LOOP_KEYWORD)
         if result == NULL:
             propagate()
         future = <object> result
@@ -242,6 +272,10 @@ cdef class BaseLoop(LoopCore):
         cdef SocketStream transport
         self.check_open()
         self.check_unclaimed(sock)
+        if not is_plain_socket(sock):
+            # Its methods do something else than the system calls, and must be called: asyncio's own transport does that.
+            keywords = {} if context is None else {"context": context}
+            return inherited_make_socket_transport(self, sock, protocol, waiter, extra=extra, server=server, **keywords)
         transport = socket_transport(self, sock, protocol, waiter, extra, server, context)
         transport.at_once = not self.gathering
         return transport
@@ -284,12 +318,12 @@ cdef PyObject* fast_create_task(PyObject* self, PyObject** args, Py_ssize_t narg
     call[1] = args[0]
     call[2] = self
     if keywords == 0:
-        result = PyObject_Vectorcall(<PyObject*> Task, &call[1], 1, <PyObject*> LOOP_KEYWORD)
+        result = PyObject_Vectorcall(class_in(TASKS, TASK), &call[1], 1, <PyObject*> LOOP_KEYWORD)
     else:
         for i in range(keywords):
             call[3 + i] = args[1 + i]
         names = LOOP_KEYWORD + <tuple> kwnames
-        result = PyObject_Vectorcall(<PyObject*> Task, &call[1], 1, <PyObject*> names)
+        result = PyObject_Vectorcall(class_in(TASKS, TASK), &call[1], 1, <PyObject*> names)
     if result == NULL:
         propagate()
     return result

@@ -90,10 +90,29 @@ cdef class TimerHandle(Handle):
 cdef int grow_ring(LoopCore loop) except -1
 cdef int wake(LoopCore loop) except -1
 cdef int remember_source(Handle handle) except -1
+cdef PyObject* make_threadsafe_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                                      PyObject* context) except NULL
+# asyncio has thread-safe handles (Python 3.14).
+cdef bint THREAD_SAFE_HANDLES
+
+cdef inline bint is_plain(PyObject* item) noexcept:
+    return Py_TYPE(item) == <PyTypeObject*> Handle or Py_TYPE(item) == <PyTypeObject*> TimerHandle
+
 
 cdef inline bint is_native(PyObject* item) noexcept:
     # Not a handle that asyncio's own Python code made.
-    return Py_TYPE(item) == <PyTypeObject*> Handle or Py_TYPE(item) == <PyTypeObject*> TimerHandle
+    return is_plain(item) or Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle
+
+
+cdef class ThreadSafeHandle(Handle):
+    # From Python 3.14 on, what call_soon_threadsafe() returns: cancel() of another thread waits while the callback runs.
+    cdef:
+        unsigned long runner
+        # Locks of the threads that wait, or None.
+        list waiters
+
+    cdef int settle(self) except -1
+    cdef int run_ended(self) except -1
 
 
 cdef class LoopObject:
@@ -170,6 +189,8 @@ cdef class LoopCore:
         # Turns run, for polling now and then while nothing but ourselves is watched.
         uint64_t turns
         unsigned long thread_ident
+        # A subclass has a clock of its own: timers go by its time(), not by the monotonic clock.
+        bint has_own_clock
 
     # asyncio's private names for the loop's state: its own methods, which we inherit, read and write them.
     cdef public bint _debug
@@ -209,6 +230,7 @@ cdef class LoopCore:
 
     # --- the turn
     cdef int run_turn(self) except -1
+    cdef double now(self) except? -1
     cdef int wait(self) except -1
     cdef int wait_finely(self, double deadline) except -1
     cdef int poll(self, uv.uv_run_mode mode) except -1

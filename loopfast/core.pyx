@@ -4,10 +4,11 @@ A turn is: poll (skipped while nothing is watched), due timers, the callbacks th
 (gathered writes). ``uv_run`` is called with the GIL held; it is released only around a poll that blocks.
 """
 
+import _thread
 import asyncio
 import inspect
 import sys
-from asyncio import base_events, format_helpers
+from asyncio import base_events, events, format_helpers
 
 cimport cython
 from cpython.object cimport PyObject
@@ -44,6 +45,8 @@ cdef double LONGEST_SLEEP = 24 * 3600.0
 
 cdef object AsyncioHandle = asyncio.Handle
 cdef object AsyncioTimerHandle = asyncio.TimerHandle
+cdef object AsyncioThreadSafeHandle = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
+THREAD_SAFE_HANDLES = AsyncioThreadSafeHandle is not AsyncioHandle
 
 
 cdef inline int propagate() except -1:
@@ -212,6 +215,55 @@ cdef class TimerHandle(Handle):
         return AsyncioTimerHandle.__eq__(self, other)
 
 
+@cython.no_gc
+cdef class ThreadSafeHandle(Handle):
+    """A callback scheduled by `loop.call_soon_threadsafe`, which may be cancelled from any thread (Python 3.14 and later)."""
+
+    cdef int settle(self) except -1:
+        """Wait until the callback does not run, unless this is the thread that runs it."""
+        if not self.is_running or self.runner == PyThread_get_thread_ident():
+            return 0
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        if self.waiters is None:
+            self.waiters = []
+        self.waiters.append(lock)
+        lock.acquire()
+        return 0
+
+    cdef int run_ended(self) except -1:
+        if self.waiters is not None:
+            waiters, self.waiters = self.waiters, None
+            for lock in waiters:
+                lock.release()
+        return 0
+
+    def cancel(self):
+        """Cancel the callback. If it runs just now in another thread, wait for its end."""
+        self.settle()
+        self.do_cancel()
+
+    def cancelled(self) -> bool:
+        """Return True if the callback was cancelled."""
+        self.settle()
+        return bool(self.is_cancelled)
+
+    @property
+    def __class__(self):
+        return AsyncioThreadSafeHandle
+
+
+cdef PyObject* make_threadsafe_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                                      PyObject* context) except NULL:
+    """Return a new reference to a handle of this call that any thread may cancel."""
+    if not THREAD_SAFE_HANDLES:
+        return make_handle(loop, callback, args, nargs, context)
+    handle = ThreadSafeHandle.__new__(ThreadSafeHandle)
+    fill_handle(<PyObject*> handle, loop, callback, args, nargs, context)
+    Py_INCREF(<PyObject*> handle)
+    return <PyObject*> handle
+
+
 cdef inline void drop_call(PyObject* item) noexcept:
     """Drop callback, arguments and context of the handle *item*. They may run code as they go, so the fields are emptied first."""
     cdef PyObject* callback = (<Handle> item).callback
@@ -364,6 +416,7 @@ cdef class LoopCore:
         state.loop.data = state
         self._thread_id = None
         self.slow_callback_duration = 0.1
+        self.has_own_clock = type(self).time is not LoopCore.time
         try:
             # Only the wake-up is referenced: it makes the loop sleep rather than return, and counts as the one active handle.
             check(uv.uv_async_init(&state.loop, &state.wake, on_wake))
@@ -522,13 +575,18 @@ cdef class LoopCore:
         return self.new_timer(PyFloat_AsDouble(<PyObject*> when), callback, args, context, "call_at")
 
     cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread):
-        cdef Handle handle
+        cdef PyObject* item
+        cdef PyObject* own = NULL if context is None else <PyObject*> context
         self.check_open()
         if self._debug:
             self.check_call(callback, method, check_thread)
-        handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
-                                 NULL if context is None else <PyObject*> context)
-        self.push(<PyObject*> handle)
+        if check_thread:
+            item = make_handle(self, <PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args), own)
+        else:
+            item = make_threadsafe_handle(self, <PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args), own)
+        handle = <object> item
+        Py_DECREF(item)
+        self.push(item)
         return handle
 
     cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method):
@@ -589,7 +647,7 @@ cdef class LoopCore:
 
     cdef int collect_due_timers(self) except -1:
         """Move the timers that are due to the ready ring, in the order of their deadlines."""
-        cdef double now = lf_monotonic()
+        cdef double now = self.now()
         cdef PyObject* timer
         while self.timer_count:
             timer = self.heap[0]
@@ -668,6 +726,11 @@ cdef class LoopCore:
             self.finish_turn()
         return 0
 
+    cdef double now(self) except? -1:
+        if self.has_own_clock:
+            return self.time()
+        return lf_monotonic()
+
     cdef int wait(self) except -1:
         """Poll with nothing ready: until an event, a wake-up or the first deadline."""
         cdef LoopState* state = self.state
@@ -678,7 +741,7 @@ cdef class LoopCore:
                 state.alarm_set = False
             return self.poll(uv.UV_RUN_ONCE)
         deadline = (<TimerHandle> self.heap[0]).key
-        remaining = deadline - lf_monotonic()
+        remaining = deadline - self.now()
         if not remaining > 0:
             if watches(state) or self.turns % TURNS_BETWEEN_POLLS == 0:
                 return self.poll(uv.UV_RUN_NOWAIT)
@@ -702,7 +765,7 @@ cdef class LoopCore:
         self.poll(uv.UV_RUN_NOWAIT)
         if self.ready_count or self._stopping or self.state == NULL or not self.timer_count:
             return 0
-        remaining = min(deadline, (<TimerHandle> self.heap[0]).key) - lf_monotonic()
+        remaining = min(deadline, (<TimerHandle> self.heap[0]).key) - self.now()
         if not remaining > 0:
             return 0
         fd = uv.uv_backend_fd(&state.loop)
@@ -731,7 +794,7 @@ cdef class LoopCore:
             item = self.ring[self.ring_head]
             self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
             self.ready_count -= 1
-            if self._debug or not is_native(item) or (<Handle> item).is_persistent:
+            if self._debug or not is_plain(item) or (<Handle> item).is_persistent:
                 # The ring's reference becomes this variable's, which every way out of the function drops.
                 handle = <object> item
                 Py_DECREF(item)
@@ -766,9 +829,15 @@ cdef class LoopCore:
             handle.is_queued = False
             if handle.callback == NULL:
                 return 0
-            if self._debug:
-                return self.run_handle_debug(handle)
-            return self.run_handle(handle)
+            if Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle:
+                (<ThreadSafeHandle> handle).runner = PyThread_get_thread_ident()
+            try:
+                if self._debug:
+                    return self.run_handle_debug(handle)
+                return self.run_handle(handle)
+            finally:
+                if Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle:
+                    (<ThreadSafeHandle> handle).run_ended()
         # Signal handlers and child watchers.
         foreign = <object> item
         self.leave_context()

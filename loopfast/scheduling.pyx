@@ -7,7 +7,10 @@ import sys
 
 from cpython.object cimport PyObject
 
-from loopfast.core cimport LoopCore, TimerHandle, fill_handle, grow_ring, make_handle, set_deadline, wake
+from loopfast.core cimport (
+    THREAD_SAFE_HANDLES, LoopCore, TimerHandle, fill_handle, grow_ring, make_handle, make_threadsafe_handle, set_deadline,
+    wake,
+)
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString, PyFloat_AsDouble,
@@ -31,8 +34,8 @@ cdef PyObject* call_generic(str name, PyObject* self, PyObject** args, Py_ssize_
     return <PyObject*> result
 
 
-cdef inline bint is_plain(Py_ssize_t nargs, Py_ssize_t needed, PyObject** args, PyObject* kwnames,
-                          PyObject** context) noexcept:
+cdef inline bint is_simple_call(Py_ssize_t nargs, Py_ssize_t needed, PyObject** args, PyObject* kwnames,
+                                PyObject** context) noexcept:
     """True if the call has its positional arguments and no keyword but `context`, which is then stored."""
     context[0] = NULL
     if nargs < needed:
@@ -76,7 +79,7 @@ cdef inline PyObject* append_call(LoopCore loop, PyObject** args, Py_ssize_t nar
 cdef PyObject* fast_call_soon(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
+    if loop._debug or loop._closed or not is_simple_call(nargs, 1, args, kwnames, &context):
         return call_generic("call_soon", self, args, nargs, kwnames)
     return append_call(loop, args, nargs, context)
 
@@ -86,9 +89,13 @@ cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssi
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
     cdef PyObject* item
-    if loop._debug or loop._closed or not is_plain(nargs, 1, args, kwnames, &context):
+    if loop._debug or loop._closed or not is_simple_call(nargs, 1, args, kwnames, &context):
         return call_generic("call_soon_threadsafe", self, args, nargs, kwnames)
-    item = append_call(loop, args, nargs, context)
+    if THREAD_SAFE_HANDLES:
+        item = make_threadsafe_handle(loop, args[0], args + 1, nargs - 1, context)
+        loop.push(item)
+    else:
+        item = append_call(loop, args, nargs, context)
     wake(loop)
     return item
 
@@ -110,7 +117,8 @@ cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** arg
 cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
+    if (loop._debug or loop._closed or loop.has_own_clock or not is_simple_call(nargs, 2, args, kwnames, &context)
+            or not is_number(args[0])):
         return call_generic("call_later", self, args, nargs, kwnames)
     return plain_timer(loop, lf_monotonic() + PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
 
@@ -118,7 +126,7 @@ cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs
 cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or loop._closed or not is_plain(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
+    if loop._debug or loop._closed or not is_simple_call(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
         return call_generic("call_at", self, args, nargs, kwnames)
     return plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
 

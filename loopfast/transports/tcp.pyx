@@ -103,10 +103,6 @@ cdef class SocketStream(StreamTransport):
         return {**names, **(self.extra or {})}
 
     @property
-    def _sock(self):
-        return self.socket_object()
-
-    @property
     def _sock_fd(self):
         return self.fd
 
@@ -135,6 +131,24 @@ cdef object end_name(object ask):
         return None
 
 
+class _Replaceable:
+    """An attribute that is computed until somebody sets it on the transport, as test suites of frameworks do."""
+
+    def __init__(self, compute):
+        self.compute = compute
+
+    def __get__(self, transport, owner=None):
+        return self if transport is None else self.compute(transport)
+
+
+cdef object user_socket(SocketStream transport):
+    return transport.socket_object()
+
+
+cdef object read_callback(SocketStream transport):
+    return transport.receive
+
+
 class _StreamInterface(transports._FlowControlMixin):
     """What `TCPTransport` is to ``isinstance``: asyncio's fallback for sendfile asks for the mixin, everybody else for
     ``asyncio.Transport``. A C layout cannot inherit from either, as both have slots."""
@@ -153,6 +167,8 @@ class TCPTransport(SocketStream):
 
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+    _sock = _Replaceable(user_socket)
+    _read_ready_cb = _Replaceable(read_callback)
 
     @property
     def __class__(self):

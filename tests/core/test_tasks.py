@@ -257,3 +257,18 @@ async def test_a_patched_future_class_is_not_needed(loop):
     # asyncio's own classes stay in place: all_tasks(), isinstance and the introspection of 3.14 rely on them.
     assert isinstance(loop.create_future(), asyncio.Future)
     assert isinstance(asyncio.current_task(), asyncio.Task)
+
+
+def test_task_and_future_classes_may_be_replaced(loop, monkeypatch):
+    class Task(asyncio.tasks._PyTask):
+        pass
+
+    class Future(asyncio.futures._PyFuture):
+        pass
+
+    monkeypatch.setattr(asyncio.tasks, "Task", Task)
+    monkeypatch.setattr(asyncio.futures, "Future", Future)
+    assert type(loop.create_future()) is Future
+    task = loop.create_task(asyncio.sleep(0, "done"))
+    assert type(task) is Task
+    assert loop.run_until_complete(task) == "done"

@@ -187,3 +187,88 @@ def test_other_threads_run_while_the_loop_sleeps(loop):
     thread.join()
     assert len(ticks) == 10
     assert ticks[-1] < end
+
+
+# ------------------------------------------------------------------------------------------------- handles (Python 3.14)
+
+thread_safe_handles = pytest.mark.skipif(
+    not hasattr(asyncio.events, "_ThreadSafeHandle"), reason="thread-safe handles came with Python 3.14"
+)
+
+
+@thread_safe_handles
+@pytest.mark.parametrize("debug", [False, True])
+def test_cancelling_from_another_thread_waits_for_the_callback(loop, debug):
+    loop.set_debug(debug)
+    inside, cancelled = threading.Event(), threading.Event()
+    order = []
+
+    def callback():
+        inside.set()
+        assert not cancelled.wait(0.05)
+        order.append("ran")
+
+    def cancel():
+        inside.wait()
+        handle.cancel()
+        order.append("cancelled")
+        cancelled.set()
+        assert handle.cancelled()
+        loop.call_soon_threadsafe(loop.stop)
+
+    handle = loop.call_soon_threadsafe(callback)
+    assert isinstance(handle, asyncio.events._ThreadSafeHandle)
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert order == ["ran", "cancelled"]
+
+
+@thread_safe_handles
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_waiting_canceller_is_released_by_a_failure(loop, reports, failure):
+    inside = threading.Event()
+
+    def callback():
+        inside.set()
+        threading.Event().wait(0.02)
+        raise failure
+
+    def cancel():
+        inside.wait()
+        handle.cancel()
+        loop.call_soon_threadsafe(loop.stop)
+
+    handle = loop.call_soon_threadsafe(callback)
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    if failure is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+    loop.run_forever()
+    thread.join(5)
+    assert not thread.is_alive()
+    if failure is ValueError:
+        assert isinstance(reports.take()["exception"], ValueError)
+
+
+def test_a_handle_cancels_itself(loop):
+    seen = []
+
+    def callback():
+        handle.cancel()
+        seen.append(handle.cancelled())
+        loop.stop()
+
+    handle = loop.call_soon_threadsafe(callback)
+    loop.run_forever()
+    assert seen == [True]
+
+
+def test_a_cancelled_handle_does_not_run(loop):
+    handle = loop.call_soon_threadsafe(pytest.fail)
+    handle.cancel()
+    assert handle.cancelled()
+    loop.call_soon(loop.stop)
+    loop.run_forever()

@@ -254,3 +254,27 @@ def test_a_long_timer_beside_short_ones(loop):
     for _ in range(20):
         assert loop.run_until_complete(asyncio.sleep(0.0005, 1)) == 1
     long.cancel()
+
+
+def test_a_subclass_with_a_clock_of_its_own(loop):
+    class TimeTravel(type(loop)):
+        now = 1000.0
+
+        def time(self):
+            return self.now
+
+    def advance(seconds):
+        travelling.now += seconds
+
+    travelling = TimeTravel()
+    try:
+        fired = []
+        travelling.call_at(1100, fired.append, "second")
+        assert travelling.call_later(50, fired.append, "first").when() == 1050
+        travelling.call_later(150, travelling.stop)
+        travelling.call_soon(advance, 120)
+        travelling.call_soon(travelling.call_soon, advance, 40)
+        travelling.run_forever()
+        assert fired == ["first", "second"]
+    finally:
+        travelling.close()

@@ -76,7 +76,7 @@ def differences(module: str, timeout: float) -> tuple[list[str], int]:
 
 def excerpt(output: str, test: str) -> str:
     """Return the traceback of *test* in unittest's *output*."""
-    for section in output.split("=" * 70):
+    for section in output.split("=" * 70)[1:]:
         if test in section.split("-" * 70)[0]:
             return section.strip()[-1500:]
     return ""

@@ -14,7 +14,7 @@ import tempfile
 import pytest
 from support import (
     Echo, LOCALHOST, Recorder, gc_disabled, open_descriptors, pattern, read_exactly, run_program, serving, settle,
-    transport_and_peer, until,
+    tcp_pair, transport_and_peer, until,
 )
 
 
@@ -28,6 +28,51 @@ async def echo_once(address, **options):
     await protocol.received(4)
     transport.close()
     await protocol.lost
+
+
+class Wrapped:
+    """Behaves like a socket and is none: what asyncio calls on it must reach it."""
+
+    sent = 0
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+    def send(self, data):
+        self.sent += len(data)
+        return self.sock.send(data)
+
+
+class Counting(socket.socket):
+    """A socket whose own methods must be called."""
+
+    sent = 0
+
+    def __init__(self, sock):
+        super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self.setblocking(False)
+
+    def send(self, data):
+        self.sent += len(data)
+        return super().send(data)
+
+
+@pytest.mark.parametrize("kind", [Wrapped, Counting])
+async def test_an_object_that_behaves_like_a_socket(loop, kind):
+    mine, peer = tcp_pair()
+    wrapped = kind(mine)
+    with peer:
+        transport, protocol = await loop.create_connection(Recorder, sock=wrapped)
+        transport.write(b"request")
+        peer.send(b"answer")
+        assert await protocol.received(6) == b"answer"
+        assert peer.recv(100) == b"request"
+        assert wrapped.sent == 7
+        transport.abort()
+        await protocol.lost
 
 
 async def test_what_a_transport_is(loop):
