@@ -147,6 +147,10 @@ cdef class LoopCore:
         # Lent to a stream during one read callback, copied before it returns. Allocated at the first read.
         char* read_buffer
 
+        # The bytes object received last if nobody kept it (owned), and the bytes it has memory for.
+        PyObject* spare_bytes
+        Py_ssize_t spare_bytes_capacity
+
         # Small writes of the running turn, copied; everything in it has left, or was copied on, when the turn ends.
         char* gather_buffer
         size_t gathered

@@ -442,6 +442,7 @@ cdef class LoopCore:
         free(self.claims)
         free(self.read_buffer)
         free(self.gather_buffer)
+        Py_XDECREF(self.spare_bytes)
 
     # ------------------------------------------------------------------------------------------------- closing
 

@@ -7,6 +7,37 @@ from cpython.object cimport PyObject
 
 from loopfast.core cimport LoopCore
 from loopfast.handles.base cimport UVHandle
+from loopfast.includes.bytes cimport LF_REUSES_BYTES, lf_refill_bytes
+from loopfast.includes.python cimport Py_DECREF, Py_REFCNT, Py_XDECREF, PyBytes_FromStringAndSize
+
+
+cdef enum:
+    # Bytes up to which a received object is kept for the next read; about the same spares malloc's slow path (1 KiB and more).
+    REUSED_BYTES = 4096
+
+
+cdef inline PyObject* received_bytes(LoopCore loop, const char* data, Py_ssize_t size, Py_ssize_t* capacity) noexcept:
+    # Return a bytes object with a copy of `data` (a new reference; NULL with the exception set), to be given to release_received()
+    # with `capacity`.
+    cdef PyObject* spare = loop.spare_bytes
+    if LF_REUSES_BYTES and spare != NULL and 1 < size <= loop.spare_bytes_capacity:
+        loop.spare_bytes = NULL
+        capacity[0] = loop.spare_bytes_capacity
+        lf_refill_bytes(spare, data, size)
+        return spare
+    capacity[0] = size
+    return PyBytes_FromStringAndSize(data, size)
+
+
+cdef inline void release_received(LoopCore loop, PyObject* data, Py_ssize_t capacity) noexcept:
+    # The protocol has returned: drop `data`, or keep it if it is the protocol's no more.
+    if (LF_REUSES_BYTES and Py_REFCNT(data) == 1 and 1 < capacity <= REUSED_BYTES
+            and (loop.spare_bytes == NULL or loop.spare_bytes_capacity < capacity)):
+        Py_XDECREF(loop.spare_bytes)
+        loop.spare_bytes = data
+        loop.spare_bytes_capacity = capacity
+        return
+    Py_DECREF(data)
 
 
 cdef class NativeTransport(UVHandle):

@@ -22,8 +22,10 @@ cdef class StreamTransport(NativeTransport):
         # The protocol's data_received or buffer_updated, and its get_buffer, as set_protocol() found them.
         object receive
         object lend
-        # The protocol takes data through get_buffer()/buffer_updated(); `export` is held between the two.
+        # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory needs no
+        # export (owned), or the export.
         bint buffered
+        PyObject* lent
         bint exporting
         # get_buffer() is being called.
         bint lending
@@ -55,6 +57,7 @@ cdef class StreamTransport(NativeTransport):
     cdef int start_reading(self) except -1
     cdef int on_read_end(self, ssize_t status) except -1
     cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1
+    cdef int export_buffer(self, object buffer, uv.uv_buf_t* buf) except -1
     cdef int write_slowly(self, object data) except -1
     cdef int enqueue_copy(self, object data) except -1
     cdef int flush(self) except -1

@@ -19,19 +19,21 @@ from loopfast.buildinfo cimport COUNTERS
 from loopfast.core cimport GATHER_BUFFER_SIZE, LoopCore, LoopState, hold_gil
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
+from loopfast.includes.buffer cimport lf_plain_buffer
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, PY_VECTORCALL_ARGUMENTS_OFFSET, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE, PyContext_CopyCurrent,
     PyLong_FromSsize_t, PyMethod_Check, PyMethod_GET_FUNCTION, PyMethod_GET_SELF, call_vector,
 )
-from loopfast.transports.base cimport NativeTransport
+from loopfast.transports.base cimport NativeTransport, received_bytes, release_received
 
 cdef enum:
     READ_BUFFER_SIZE = 120 * 1024
     # Bytes gathered in one turn beyond which they are sent without waiting for its end.
     GATHER_LIMIT = 64 * 1024
-    # Bytes up to which a gathered write is copied: the caller's object is free at once, and neighbours become one segment.
+    # Bytes up to which a gathered write is copied: neighbours become one segment, and the caller's object is free at once, so
+    # that the next read gets its memory from malloc's fastest list.
     SMALL_WRITE = 4096
     # Segments of one vectored call; IOV_MAX on every supported system.
     SEGMENTS_PER_CALL = 1024
@@ -70,12 +72,11 @@ cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf
 
 cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* buf) noexcept:
     hold_gil(<LoopState*> handle.loop.data)
-    if handle.data == NULL or size == 0 and not (<StreamTransport> handle.data).exporting:
+    if handle.data == NULL:
         return
     cdef StreamTransport stream = <StreamTransport> handle.data
-    if stream.exporting:
-        stream.exporting = False
-        PyBuffer_Release(&stream.export)
+    if stream.buffered:
+        take_buffer_back(stream)
     if not stream.reading:
         # get_buffer() paused, closed or failed.
         uv.uv_read_stop(handle)
@@ -86,28 +87,50 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
     elif size > 0:
         if deliver(stream, buf.base, size) < 0:
             guarded_protocol_failure(stream)
+        return
+    stream.loop.exit_context()
+
+
+cdef inline void take_buffer_back(StreamTransport stream) noexcept:
+    """The read into the protocol's own buffer is over: hold neither the object nor its memory when it is told."""
+    cdef PyObject* lent = stream.lent
+    if lent != NULL:
+        stream.lent = NULL
+        Py_DECREF(lent)
+    elif stream.exporting:
+        stream.exporting = False
+        PyBuffer_Release(&stream.export)
+
+
+cdef inline PyObject* call_method(PyObject* method, PyObject** args) noexcept:
+    """Call method(args[1]); args[0] is scratch. A bound method is taken apart here: no copy of the arguments."""
+    if PyMethod_Check(method):
+        args[0] = PyMethod_GET_SELF(method)
+        return call_vector(PyMethod_GET_FUNCTION(method), args, 2)
+    return call_vector(method, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
 
 
 cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexcept:
     """Hand *size* bytes to the protocol, in the connection's context; -1 with the exception set if that raised."""
     cdef PyObject* args[2]
     cdef PyObject* result = NULL
-    cdef PyObject* argument = PyLong_FromSsize_t(size) if stream.buffered else PyBytes_FromStringAndSize(data, size)
+    cdef PyObject* argument
+    cdef Py_ssize_t capacity = 0
     # set_protocol() may replace it meanwhile.
     cdef PyObject* receive = <PyObject*> stream.receive
+    if stream.buffered:
+        argument = PyLong_FromSsize_t(size)
+    else:
+        argument = received_bytes(stream.loop, data, size, &capacity)
     if argument == NULL:
         return -1
     Py_INCREF(receive)
-    if stream.loop.switch_context(stream.context) == 0:
+    # get_buffer() may have left the context entered.
+    if stream.loop.entered == stream.context or stream.loop.switch_context(stream.context) == 0:
         args[1] = argument
-        if PyMethod_Check(receive):
-            # What the bound method itself would do, without its copy of the arguments.
-            args[0] = PyMethod_GET_SELF(receive)
-            result = call_vector(PyMethod_GET_FUNCTION(receive), args, 2)
-        else:
-            result = call_vector(receive, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
+        result = call_method(receive, args)
         stream.loop.exit_context()
-    Py_DECREF(argument)
+    release_received(stream.loop, argument, capacity)
     Py_DECREF(receive)
     if result == NULL:
         return -1
@@ -189,8 +212,7 @@ cdef class StreamTransport(NativeTransport):
     def __dealloc__(self):
         self.drop_queue()
         self.drop_write_context()
-        if self.exporting:
-            PyBuffer_Release(&self.export)
+        take_buffer_back(self)
 
     # ------------------------------------------------------------------------------------------------- opening
 
@@ -272,31 +294,46 @@ cdef class StreamTransport(NativeTransport):
         """Let libuv read into what ``get_buffer`` returns."""
         cdef PyObject* args[2]
         cdef PyObject* result = NULL
+        cdef PyObject* lend = <PyObject*> self.lend
+        cdef char* base
+        cdef Py_ssize_t size
         args[1] = <PyObject*> ANY_SIZE
+        Py_INCREF(lend)
         if self.loop.switch_context(self.context) == 0:
-            lend = self.lend
-            result = call_vector(<PyObject*> lend, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
+            result = call_method(lend, args)
+        Py_DECREF(lend)
+        if result == NULL:
             self.loop.exit_context()
-        if result != NULL:
+            return self.on_protocol_raised("Fatal error: protocol.get_buffer() call failed.")
+        if self.handle == NULL or self.closing or not self.reading:
+            # get_buffer() closed or paused the transport: read nothing.
+            Py_DECREF(result)
+        elif lf_plain_buffer(result, &base, &size) and size > 0:
+            # libuv reads at once and then calls on_uv_read(): neither context nor memory needs more than this.
+            self.lent = result
+            buf.base = base
+            buf.len = size
+        else:
+            self.loop.exit_context()
             buffer = <object> result
             Py_DECREF(result)
-            if self.handle == NULL or self.closing or not self.reading:
-                # get_buffer() closed or paused the transport: read nothing.
-                return 0
-            try:
-                PyObject_GetBuffer(buffer, &self.export, PyBUF_WRITABLE)
-            except BaseException as exc:
-                return self.on_protocol_error(exc, "Fatal error: protocol.get_buffer() call failed.")
-            if self.export.len == 0:
-                PyBuffer_Release(&self.export)
-                return self.on_protocol_error(
-                    RuntimeError("get_buffer() returned an empty buffer"),
-                    "Fatal error: protocol.get_buffer() call failed.")
-            self.exporting = True
-            buf.base = <char*> self.export.buf
-            buf.len = self.export.len
-            return 0
-        return self.on_protocol_raised("Fatal error: protocol.get_buffer() call failed.")
+            self.export_buffer(buffer, buf)
+        return 0
+
+    cdef int export_buffer(self, object buffer, uv.uv_buf_t* buf) except -1:
+        """lend_buffer() for any object that has the buffer protocol."""
+        try:
+            PyObject_GetBuffer(buffer, &self.export, PyBUF_WRITABLE)
+        except BaseException as exc:
+            return self.on_protocol_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+        if self.export.len == 0:
+            PyBuffer_Release(&self.export)
+            return self.on_protocol_error(
+                RuntimeError("get_buffer() returned an empty buffer"), "Fatal error: protocol.get_buffer() call failed.")
+        self.exporting = True
+        buf.base = <char*> self.export.buf
+        buf.len = self.export.len
+        return 0
 
     cdef int on_protocol_raised(self, str message) except -1:
         """The protocol's callback raised what is set now: it costs the connection, or ends the run."""

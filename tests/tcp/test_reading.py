@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import socket
 
@@ -235,3 +236,76 @@ async def test_streams(loop):
     await writer.wait_closed()
     server.close()
     await server.wait_closed()
+
+
+# --------------------------------------------------------------------------------------------------- objects that are kept
+
+
+async def test_data_is_not_changed_by_later_reads(loop):
+    kept = []
+    hashes = []
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            hashes.append(hash(data) == hash(bytes(bytearray(data))))
+            if data[0] % 2:
+                kept.append((data, bytes(bytearray(data))))
+            super().data_received(bytes(bytearray(data)))
+
+    async with transport_and_peer(Protocol) as (_, protocol, peer):
+        expected = 0
+        for i in range(60):
+            message = bytes([i]) * (1 + i * 37 % 1500)
+            peer.send(message)
+            expected += len(message)
+            await protocol.received(expected)
+    assert all(hashes)
+    assert len(kept) == 30
+    assert all(data == copy for data, copy in kept)
+
+
+@pytest.mark.parametrize("keep", [memoryview, lambda data: (data,), lambda data: iter(data), lambda data: data.upper])
+async def test_data_that_something_refers_to_is_not_changed(loop, keep):
+    holders = []
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            holders.append(keep(data))
+            super().data_received(bytes(bytearray(data)))
+
+    def content(holder):
+        if isinstance(holder, tuple):
+            return holder[0]
+        return holder() if callable(holder) else bytes(holder)
+
+    async with transport_and_peer(Protocol) as (_, protocol, peer):
+        for i, letter in enumerate(b"ABCDEF", 1):
+            peer.send(bytes([letter]) * 1000)
+            await protocol.received(1000 * i)
+    assert [content(holder)[:1] for holder in holders] == [b"A", b"B", b"C", b"D", b"E", b"F"]
+
+
+@pytest.mark.parametrize("make", [bytearray, lambda size: memoryview(bytearray(size)), lambda size: array.array("b", bytes(size))])
+async def test_a_buffer_is_the_protocols_again_when_it_is_told(loop, make):
+    class Protocol(asyncio.BufferedProtocol):
+        def connection_made(self, transport):
+            self.got = b""
+
+        def get_buffer(self, sizehint):
+            self.buffer = make(100)
+            return self.buffer
+
+        def buffer_updated(self, size):
+            self.got += bytes(self.buffer[:size])
+            if isinstance(self.buffer, memoryview):
+                self.buffer.release()
+            else:
+                del self.buffer[:]
+
+        def connection_lost(self, exc):
+            pass
+
+    async with transport_and_peer(Protocol) as (_, protocol, peer):
+        peer.send(pattern(1000))
+        await until(lambda: len(protocol.got) == 1000)
+        assert protocol.got == pattern(1000)

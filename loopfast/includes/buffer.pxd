@@ -1,0 +1,6 @@
+# The memory of a writable buffer without the buffer protocol (buffer.h).
+
+from cpython.object cimport PyObject
+
+cdef extern from "buffer.h":
+    bint lf_plain_buffer(PyObject* obj, char** base, Py_ssize_t* size)
