@@ -85,6 +85,7 @@ cdef class BaseLoop(LoopCore):
 
     def __cinit__(self, *args, **kwargs):
         self.listeners = {}
+        self.watched_objects = {}
         self.gathering = True
 
     # ------------------------------------------------------------------------------------------------- state
@@ -155,13 +156,31 @@ cdef class BaseLoop(LoopCore):
             self.descriptors = descriptors
         handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
                                  NULL if context is None else <PyObject*> context)
-        return self.descriptors.add(number, event, handle, internal)
+        is_new = self.descriptors.events_of(number) == 0
+        handle = self.descriptors.add(number, event, handle, internal)
+        if is_new and not isinstance(fd, int):
+            self.watched_objects[number] = fd
+        return handle
 
     cdef bint forget_descriptor(self, object fd, int event) except -1:
+        cdef int number
+        cdef bint was_watched
         if self._closed:
             return False
-        cdef int number = descriptor_of(fd)
-        return self.descriptors is not None and self.descriptors.remove(number, event)
+        try:
+            number = descriptor_of(fd)
+        except ValueError:
+            for number, watched in self.watched_objects.items():
+                if watched is fd:
+                    break
+            else:
+                raise
+        if self.descriptors is None:
+            return False
+        was_watched = self.descriptors.remove(number, event)
+        if was_watched and self.descriptors.events_of(number) == 0:
+            self.watched_objects.pop(number, None)
+        return was_watched
 
     def _add_reader(self, fd, callback, *args, context=None):
         return self.watch_descriptor(fd, LF_READ, callback, args, False, context)

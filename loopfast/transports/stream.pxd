@@ -19,9 +19,6 @@ cdef class StreamTransport(NativeTransport):
         # --- reading
         bint reading
         bint paused
-        # The protocol's data_received or buffer_updated, and its get_buffer, as set_protocol() found them.
-        object receive
-        object lend
         # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory needs no
         # export (owned), or the export.
         bint buffered

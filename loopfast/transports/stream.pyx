@@ -6,6 +6,7 @@ take goes into one libuv write request, and what is written meanwhile queues beh
 """
 
 import asyncio
+import sys
 from asyncio import constants
 from asyncio.log import logger
 
@@ -22,9 +23,8 @@ from loopfast.includes cimport uv
 from loopfast.includes.buffer cimport lf_plain_buffer
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, PY_VECTORCALL_ARGUMENTS_OFFSET, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize,
-    PyBytes_GET_SIZE, PyContext_CopyCurrent,
-    PyLong_FromSsize_t, PyMethod_Check, PyMethod_GET_FUNCTION, PyMethod_GET_SELF, call_vector,
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyContext_CopyCurrent,
+    PyLong_FromSsize_t, PyObject_VectorcallMethod,
 )
 from loopfast.transports.base cimport NativeTransport, received_bytes, release_received
 
@@ -33,12 +33,15 @@ cdef enum:
     # Bytes gathered in one turn beyond which they are sent without waiting for its end.
     GATHER_LIMIT = 64 * 1024
     # Bytes up to which a gathered write is copied: neighbours become one segment, and the caller's object is free at once, so
-    # that the next read gets its memory from malloc's fastest list.
+    # that the next read can use it again.
     SMALL_WRITE = 4096
     # Segments of one vectored call; IOV_MAX on every supported system.
     SEGMENTS_PER_CALL = 1024
 
 cdef object ANY_SIZE = -1
+cdef str DATA_RECEIVED = sys.intern("data_received")
+cdef str GET_BUFFER = sys.intern("get_buffer")
+cdef str BUFFER_UPDATED = sys.intern("buffer_updated")
 cdef object BufferedProtocol = asyncio.BufferedProtocol
 
 
@@ -102,14 +105,6 @@ cdef inline void take_buffer_back(StreamTransport stream) noexcept:
         PyBuffer_Release(&stream.export)
 
 
-cdef inline PyObject* call_method(PyObject* method, PyObject** args) noexcept:
-    """Call method(args[1]); args[0] is scratch. A bound method is taken apart here: no copy of the arguments."""
-    if PyMethod_Check(method):
-        args[0] = PyMethod_GET_SELF(method)
-        return call_vector(PyMethod_GET_FUNCTION(method), args, 2)
-    return call_vector(method, &args[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET)
-
-
 cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexcept:
     """Hand *size* bytes to the protocol, in the connection's context; -1 with the exception set if that raised."""
     cdef PyObject* args[2]
@@ -117,21 +112,25 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
     cdef PyObject* argument
     cdef Py_ssize_t capacity = 0
     # set_protocol() may replace it meanwhile.
-    cdef PyObject* receive = <PyObject*> stream.receive
+    cdef PyObject* protocol = <PyObject*> stream.protocol
+    cdef PyObject* method
     if stream.buffered:
+        method = <PyObject*> BUFFER_UPDATED
         argument = PyLong_FromSsize_t(size)
     else:
+        method = <PyObject*> DATA_RECEIVED
         argument = received_bytes(stream.loop, data, size, &capacity)
     if argument == NULL:
         return -1
-    Py_INCREF(receive)
+    Py_INCREF(protocol)
     # get_buffer() may have left the context entered.
     if stream.loop.entered == stream.context or stream.loop.switch_context(stream.context) == 0:
+        args[0] = protocol
         args[1] = argument
-        result = call_method(receive, args)
+        result = PyObject_VectorcallMethod(method, args, 2, NULL)
         stream.loop.exit_context()
     release_received(stream.loop, argument, capacity)
-    Py_DECREF(receive)
+    Py_DECREF(protocol)
     if result == NULL:
         return -1
     Py_DECREF(result)
@@ -179,27 +178,6 @@ cdef void on_uv_write(uv.uv_write_t* request, int status) noexcept:
         stream.loop.fail(exc)
 
 
-@cython.final
-cdef class LateMethod:
-    """A method that the protocol does not have (yet): looked up at each call, which is where asyncio fails too."""
-    cdef object owner
-    cdef str name
-
-    def __call__(self, *args):
-        return getattr(self.owner, self.name)(*args)
-
-
-cdef object method_of(object protocol, str name):
-    """Return the bound method *name* of *protocol*, or one that raises AttributeError when it is called."""
-    cdef LateMethod late
-    method = getattr(protocol, name, None)
-    if method is None:
-        late = LateMethod.__new__(LateMethod)
-        late.owner, late.name = protocol, name
-        return late
-    return method
-
-
 @cython.no_gc_clear
 cdef class StreamTransport(NativeTransport):
     """A connected byte stream on libuv. Not for direct use: see ``loopfast.transports.tcp.TCPTransport``."""
@@ -244,8 +222,6 @@ cdef class StreamTransport(NativeTransport):
         if self.queued:
             self.flush()
         self.buffered = isinstance(protocol, BufferedProtocol)
-        self.receive = method_of(protocol, "buffer_updated" if self.buffered else "data_received")
-        self.lend = method_of(protocol, "get_buffer") if self.buffered else None
         NativeTransport.set_protocol(self, protocol)
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -294,14 +270,13 @@ cdef class StreamTransport(NativeTransport):
         """Let libuv read into what ``get_buffer`` returns."""
         cdef PyObject* args[2]
         cdef PyObject* result = NULL
-        cdef PyObject* lend = <PyObject*> self.lend
         cdef char* base
         cdef Py_ssize_t size
+        protocol = self.protocol
+        args[0] = <PyObject*> protocol
         args[1] = <PyObject*> ANY_SIZE
-        Py_INCREF(lend)
         if self.loop.switch_context(self.context) == 0:
-            result = call_method(lend, args)
-        Py_DECREF(lend)
+            result = PyObject_VectorcallMethod(<PyObject*> GET_BUFFER, args, 2, NULL)
         if result == NULL:
             self.loop.exit_context()
             return self.on_protocol_raised("Fatal error: protocol.get_buffer() call failed.")
@@ -694,8 +669,6 @@ cdef class StreamTransport(NativeTransport):
         self.force_close(None)
 
     cdef int on_lost(self, object exception) except -1:
-        # Bound methods of the protocol, which may well hold this transport.
-        self.receive = self.lend = None
         if self.empty_waiter is not None and not self.empty_waiter.done():
             self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
         return 0

@@ -146,7 +146,7 @@ cdef object user_socket(SocketStream transport):
 
 
 cdef object read_callback(SocketStream transport):
-    return transport.receive
+    return None if transport.protocol is None else transport.protocol.data_received
 
 
 class _StreamInterface(transports._FlowControlMixin):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import gc
 import os
 import socket
 import tempfile
+import weakref
 
 import pytest
 from support import LOCALHOST, pattern, settle, transport_and_peer, until
@@ -412,3 +414,32 @@ async def test_sock_calls_refuse_a_transports_socket(loop):
     async with transport_and_peer() as (transport, _, _):
         with pytest.raises(RuntimeError, match="is used by transport"):
             await loop.sock_recv(transport.get_extra_info("socket")._sock, 1)
+
+
+def test_a_closed_object_is_found_by_identity(loop):
+    one, other = socket.socketpair()
+    with other:
+        loop.add_reader(one, print)
+        one.close()
+        assert loop.remove_writer(one) is False
+        assert loop.remove_reader(one) is True
+        for remove in (loop.remove_reader, loop.remove_writer):
+            with pytest.raises(ValueError):
+                remove(one)
+
+
+def test_a_watched_object_is_kept_until_it_is_removed(loop, pair):
+    class Wrapped:
+        def fileno(self):
+            return number
+
+    number = pair[0].fileno()
+    wrapped = Wrapped()
+    watched = weakref.ref(wrapped)
+    loop.add_reader(wrapped, print)
+    del wrapped
+    gc.collect()
+    assert watched() is not None
+    assert loop.remove_reader(number) is True
+    gc.collect()
+    assert watched() is None
