@@ -75,6 +75,7 @@ wheels: $(LIBUV) $(VENV)/.extra-dev
 ## lint: style of Python and Cython sources
 lint: $(VENV)/.extra-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint loopfast
 
 ## typecheck: mypy over the package, the build and the tools

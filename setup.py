@@ -92,7 +92,8 @@ class BuildExtensions(build_ext):
         self.config = libuv_build.Config.from_environment()
         if self.config.system_libuv and self.distribution.ext_modules:
             self.distribution.ext_modules = [
-                ext for ext in self.distribution.ext_modules if not isinstance(ext, LibuvExtension)]
+                ext for ext in self.distribution.ext_modules if not isinstance(ext, LibuvExtension)
+            ]
         super().finalize_options()
         if self.editable_mode:
             # setuptools points an editable build at a throw-away folder; ours is incremental and shared with --inplace.
@@ -127,8 +128,13 @@ class BuildExtensions(build_ext):
         # `copy`: cythonize returns new objects, setuptools has already prepared the ones it knows.
         try:
             translated = cythonize(
-                [copy.copy(ext) for ext in extensions], build_dir=GENERATED_C, compiler_directives=DIRECTIVES,
-                include_path=["."], nthreads=min(self.parallel, len(extensions)), force=bool(self.force))
+                [copy.copy(ext) for ext in extensions],
+                build_dir=GENERATED_C,
+                compiler_directives=DIRECTIVES,
+                include_path=["."],
+                nthreads=min(self.parallel, len(extensions)),
+                force=bool(self.force),
+            )
         except TranslationError as exc:  # Cython has printed the place already; a traceback adds nothing
             raise CompileError(f"Cython refused {exc}") from exc
         by_name = {ext.name: ext for ext in translated}
@@ -166,8 +172,15 @@ class BuildExtensions(build_ext):
         if source is None:
             raise libuv_fetch.SupplyError(libuv_build.missing_source_message(pin))
         output = Path(self.build_lib, *LIB_PACKAGE.split("."), libuv_build.platform_for().library)
-        return libuv_build.build_shared(self.compiler, source, output, Path(self.build_temp, "libuv"), self.config,
-                                        self.parallel, self.announce_line)
+        return libuv_build.build_shared(
+            self.compiler,
+            source,
+            output,
+            Path(self.build_temp, "libuv"),
+            self.config,
+            self.parallel,
+            self.announce_line,
+        )
 
     def announce_line(self, text: str) -> None:
         """Progress a user sees at normal verbosity."""
@@ -209,7 +222,11 @@ class SourceDistribution(sdist):
 
 def extensions() -> list[Extension]:
     """Everything compiled, the shared libuv first."""
-    cffi = [CffiExtension(f"{PACKAGE}.uv._uv", f"{PACKAGE}/uv/_build.py")] if Path(PACKAGE, "uv/_build.py").exists() else []
+    cffi = (
+        [CffiExtension(f"{PACKAGE}.uv._uv", f"{PACKAGE}/uv/_build.py")]
+        if Path(PACKAGE, "uv/_build.py").exists()
+        else []
+    )
     return [LibuvExtension(f"{LIB_PACKAGE}.uv", sources=[]), *cython_extensions(), *cffi]
 
 
@@ -217,6 +234,7 @@ if __name__ == "__main__":
     try:
         setup(
             ext_modules=extensions(),
-            cmdclass={"build": BuildByConfiguration, "build_ext": BuildExtensions, "sdist": SourceDistribution})
+            cmdclass={"build": BuildByConfiguration, "build_ext": BuildExtensions, "sdist": SourceDistribution},
+        )
     except libuv_fetch.SupplyError as exc:
         sys.exit(f"error: {exc}")

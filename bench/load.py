@@ -78,7 +78,11 @@ class Generator:
     def __init__(self, load: Load, host: str, port: int, cpus: set[int] | None = None) -> None:
         """Starts the generator; connections are made by the first phase. `cpus` pins it to those processors."""
         self._process = subprocess.Popen(
-            load.command(host, port), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            load.command(host, port),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         if cpus:
             os.sched_setaffinity(self._process.pid, cpus)

@@ -1,7 +1,7 @@
 """class Loop: the compiled loop joined with the cold half of asyncio's surface, taken from the running interpreter.
 
-Inheriting from the interpreter's own ``asyncio.SelectorEventLoop`` makes keywords, checks and semantics of the cold methods
-exactly those of its version; its private hooks are answered by native code here and in ``loopfast.baseloop``.
+Inheriting from the interpreter's own ``asyncio.SelectorEventLoop`` makes keywords, checks and semantics of the cold
+methods exactly those of its version; its private hooks are answered by native code here and in ``loopfast.baseloop``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import socket
 import sys
 import threading
 from asyncio import constants, events, sslproto
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVarTuple, cast
 
 from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.scheduling import install_fast_methods
 
 __all__ = ["Loop"]
+
+_Ts = TypeVarTuple("_Ts")
 
 
 class _WatchedDescriptors:
@@ -38,7 +41,7 @@ class _WatchedDescriptors:
         """Nothing to do: the descriptors belong to the loop."""
 
 
-class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
+class Loop(BaseLoop, asyncio.SelectorEventLoop):
     """An asyncio event loop on libuv.
 
     Everything that ``asyncio``'s documentation says of event loops holds:
@@ -46,7 +49,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
-        super().__init__(_WatchedDescriptors(self))
+        super().__init__(cast(selectors.BaseSelector, _WatchedDescriptors(self)))
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -93,8 +96,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
         self._close_core()
 
     # ------------------------------------------------------------------------------------------------- signals
-    # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves run where
-    # Python runs them, or are dispatched by asyncio's own code from what is read. The pipe is made on first use.
+    # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves
+    # run where Python runs them, or are dispatched by asyncio's own code from what is read. The pipe is made on first
+    # use.
 
     _ssock: socket.socket | None
     _csock: socket.socket | None
@@ -132,7 +136,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
         if wakeup_fd is not None and not getattr(self, "_signal_handlers", None):
             signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
 
-    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call ``callback(*args)`` in the loop when the signal *sig* arrives. Unix only.
 
         Raises:
@@ -179,19 +183,25 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
         rawsock: socket.socket,
         protocol: asyncio.BaseProtocol,
         sslcontext: Any,
-        waiter: asyncio.Future[None] | None = None,
+        waiter: Any = None,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
-        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        ssl_handshake_timeout: Any = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: Any = constants.SSL_SHUTDOWN_TIMEOUT,
         **kwargs: Any,
     ) -> asyncio.Transport:
         tls = sslproto.SSLProtocol(
-            self, protocol, sslcontext, waiter, server_side, server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout,
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, **kwargs)
         return tls._app_transport

@@ -8,7 +8,8 @@ cdef class BaseLoop(LoopCore):
     cdef:
         # The users' descriptors; None until the first add_reader() or add_writer().
         DescriptorSet descriptors
-        # Number -> the object it was registered with, if that was no number: found by identity once it is closed, as selectors do.
+        # Number -> the object it was registered with, if that was no number: found by identity once it is closed, as
+        # selectors do.
         dict watched_objects
         # Listening sockets by descriptor.
         dict listeners

@@ -1,7 +1,8 @@
 """The compiled half of the asyncio surface: futures and tasks, readers and writers, listeners, stream transports.
 
 `loopfast.Loop` joins it with the running interpreter's own ``asyncio.SelectorEventLoop``, whose private hooks
-(``_add_reader``, ``_make_socket_transport``, ...) are the seam: what is hot is answered here, the rest by asyncio itself.
+(``_add_reader``, ``_make_socket_transport``, ...) are the seam: what is hot is answered here, the rest by asyncio
+itself.
 """
 
 import asyncio
@@ -53,7 +54,8 @@ cdef inline PyObject* class_in(dict module, str name) except NULL:
 
 
 def is_plain_socket(sock) -> bool:
-    """Return True if *sock* is nothing more than its descriptor: a ``socket.socket``, with no method of ours overridden."""
+    """Return True if *sock* is nothing more than its descriptor: a ``socket.socket``, with no method of ours
+    overridden."""
     kind = type(sock)
     if kind is Socket:
         return True
@@ -102,7 +104,7 @@ cdef class BaseLoop(LoopCore):
         """Return True if the loop was closed."""
         return bool(self._closed)
 
-    # ------------------------------------------------------------------------------------------------- futures and tasks
+    # ------------------------------------------------------------------------------------------------ futures and tasks
 
     def create_future(self):
         """Return a new ``asyncio.Future`` attached to this loop."""
@@ -119,7 +121,7 @@ cdef class BaseLoop(LoopCore):
     def create_task(self, coro, **kwargs):
         return inherited_create_task(self, coro, **kwargs)
 
-    # ------------------------------------------------------------------------------------------------- readers and writers
+    # ---------------------------------------------------------------------------------------------- readers and writers
 
     cdef int check_unclaimed(self, object fd) except -1:
         """Refuse a descriptor that one of our transports, or one of asyncio's, owns."""
@@ -170,11 +172,10 @@ cdef class BaseLoop(LoopCore):
         try:
             number = descriptor_of(fd)
         except ValueError:
-            for number, watched in self.watched_objects.items():
-                if watched is fd:
-                    break
-            else:
+            closed = [key for key, watched in self.watched_objects.items() if watched is fd]
+            if not closed:
                 raise
+            number = closed[0]
         if self.descriptors is None:
             return False
         was_watched = self.descriptors.remove(number, event)
@@ -292,7 +293,8 @@ cdef class BaseLoop(LoopCore):
         self.check_open()
         self.check_unclaimed(sock)
         if not is_plain_socket(sock):
-            # Its methods do something else than the system calls, and must be called: asyncio's own transport does that.
+            # Its methods do something else than the system calls, and must be called: asyncio's own transport does
+            # that.
             keywords = {} if context is None else {"context": context}
             return inherited_make_socket_transport(self, sock, protocol, waiter, extra=extra, server=server, **keywords)
         transport = socket_transport(self, sock, protocol, waiter, extra, server, context)
@@ -303,16 +305,16 @@ cdef class BaseLoop(LoopCore):
         """Choose how the transports made from now on send.
 
         Args:
-            enabled: True (the default) gathers the writes of a turn of the loop and sends them with one vectored call per
-                transport at its end; False sends each write at once, as asyncio does. `TCPTransport.set_write_gathering`
-                changes one transport.
+            enabled: True (the default) gathers the writes of a turn of the loop and sends them with one vectored call
+                per transport at its end; False sends each write at once, as asyncio does.
+                `TCPTransport.set_write_gathering` changes one transport.
         """
         self.gathering = bool(enabled)
 
 
-# ------------------------------------------------------------------------------------------------------------ create_task
-# The common case calls Task as asyncio does, without building a dict of keywords. Debug mode, task factories and keywords
-# that are not of every version go to the running interpreter's own create_task().
+# ---------------------------------------------------------------------------------------------------------- create_task
+# The common case calls Task as asyncio does, without building a dict of keywords. Debug mode, task factories and
+# keywords that are not of every version go to the running interpreter's own create_task().
 
 cdef inline bint is_plain_keyword(PyObject* name) noexcept:
     return name == <PyObject*> NAME or name == <PyObject*> CONTEXT

@@ -1,4 +1,5 @@
-"""What this build is: compiler, Cython, libuv, debug counters. Refuses to load on another libuv than the one compiled against."""
+"""What this build is: compiler, Cython, libuv, debug counters. Refuses to load on another libuv than the one compiled
+against."""
 
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_COUNTERS, LF_HANDLE, LF_IS_DEBUG, LF_UV_HANDLE, LF_WRITE_REQUEST, lf_count

@@ -1,7 +1,7 @@
 """The cyclic garbage collector's view of a loop.
 
-Handles are not tracked, and kept objects are held by a C list: the loop's own traverse and clear speak for both, so that a
-loop dropped without close() is found, warned about and freed, as asyncio's is.
+Handles are not tracked, and kept objects are held by a C list: the loop's own traverse and clear speak for both, so
+that a loop dropped without close() is found, warned about and freed, as asyncio's is.
 """
 
 from cpython.object cimport PyObject
@@ -20,7 +20,8 @@ cdef int visit_one(PyObject* obj, visitproc visit, void* arg) noexcept:
 
 
 cdef int visit_handle(PyObject* item, visitproc visit, void* arg) noexcept:
-    """Visit a queued handle, and what it owns if the queue holds the only reference (else somebody outside may use it)."""
+    """Visit a queued handle, and what it owns if the queue holds the only reference (else somebody outside may use
+    it)."""
     cdef int status = 0
     if item == NULL:
         return 0
@@ -37,13 +38,13 @@ cdef int visit_handle(PyObject* item, visitproc visit, void* arg) noexcept:
 
 cdef int traverse_loop(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef Py_ssize_t i
+    cdef Py_ssize_t mask = (<LoopCore> self).ring_capacity - 1
     cdef PyObject* obj = (<LoopCore> self).objects
     cdef int status = generated_traverse(self, visit, arg)
     status = status or visit_one((<LoopCore> self).entered, visit, arg)
     i = 0
     while status == 0 and i < (<LoopCore> self).ready_count:
-        status = visit_handle(
-            (<LoopCore> self).ring[((<LoopCore> self).ring_head + i) & ((<LoopCore> self).ring_capacity - 1)], visit, arg)
+        status = visit_handle((<LoopCore> self).ring[((<LoopCore> self).ring_head + i) & mask], visit, arg)
         i += 1
     i = 0
     while status == 0 and i < (<LoopCore> self).timer_count:

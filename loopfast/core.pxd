@@ -1,6 +1,6 @@
 # The loop's engine: libuv loop and service handles, ready ring, timer heap, wake-up, context, error door.
-# Knows nothing of transports, nor of any libuv handle but its own service handles; what lies above is reached through the
-# virtual on_* methods.
+# Knows nothing of transports, nor of any libuv handle but its own service handles; what lies above is reached through
+# the virtual on_* methods.
 
 from cpython.object cimport PyObject
 from libc.math cimport isnan
@@ -18,8 +18,9 @@ cdef enum:
 
 
 ctypedef struct LoopState:
-    # The C half of a loop. Allocated apart from the Python object, because libuv's callbacks may run until uv_loop_close()
-    # has succeeded; freed by then and only then. `loop.data` and every service handle's `data` point back here.
+    # The C half of a loop. Allocated apart from the Python object, because libuv's callbacks may run until
+    # uv_loop_close() has succeeded; freed by then and only then. `loop.data` and every service handle's `data` point
+    # back here.
     uv.uv_loop_t loop
     uv.uv_async_t wake
     uv.uv_prepare_t before_poll
@@ -50,13 +51,14 @@ cdef inline void hold_gil(LoopState* state) noexcept nogil:
 
 
 cdef class Handle:
-    # A scheduled callback. Not tracked by the cyclic collector: instead it drops callback, arguments and context as soon as it
-    # has run or was cancelled, or its loop closed; until then the loop's own traverse vouches for them.
+    # A scheduled callback. Not tracked by the cyclic collector: instead it drops callback, arguments and context as
+    # soon as it has run or was cancelled, or its loop closed; until then the loop's own traverse vouches for them.
     cdef:
         # The call. All NULL once released.
         PyObject* callback
         PyObject* context
-        # args[0] is the spare slot that PY_VECTORCALL_ARGUMENTS_OFFSET asks for; with more than three arguments args[1] is a tuple.
+        # args[0] is the spare slot that PY_VECTORCALL_ARGUMENTS_OFFSET asks for; with more than three arguments args[1]
+        # is a tuple.
         PyObject* args[4]
         Py_ssize_t nargs
         # Borrowed. Set exactly while the loop's ring, heap or descriptor set holds this handle, so it cannot dangle.
@@ -105,7 +107,8 @@ cdef inline bint is_native(PyObject* item) noexcept:
 
 
 cdef class ThreadSafeHandle(Handle):
-    # From Python 3.14 on, what call_soon_threadsafe() returns: cancel() of another thread waits while the callback runs.
+    # From Python 3.14 on, what call_soon_threadsafe() returns: cancel() of another thread waits while the callback
+    # runs.
     cdef:
         unsigned long runner
         # Locks of the threads that wait, or None.
@@ -116,7 +119,8 @@ cdef class ThreadSafeHandle(Handle):
 
 
 cdef class LoopObject:
-    # Base of all that belongs to one loop and may be called back by it. Lives in the loop's list from attach() to detach().
+    # Base of all that belongs to one loop and may be called back by it. Lives in the loop's list from attach() to
+    # detach().
     cdef:
         # Never cleared before deallocation (no_gc_clear): the loop outlives its objects.
         LoopCore loop
@@ -203,8 +207,8 @@ cdef class LoopCore:
     cdef public object _thread_id
     cdef public object _current_handle
     cdef public object slow_callback_duration
-    # The rest of what asyncio's classes store on a loop. As fields they leave the instance dictionary unmade, and without one
-    # the interpreter specialises every method call on the loop.
+    # The rest of what asyncio's classes store on a loop. As fields they leave the instance dictionary unmade, and
+    # without one the interpreter specialises every method call on the loop.
     cdef public object _ready, _scheduled, _timer_cancelled_count, _clock_resolution, _selector, _internal_fds
     cdef public object _default_executor, _executor_shutdown_called, _exception_handler, _task_factory
     cdef public object _asyncgens, _asyncgens_shutdown_called, _old_agen_hooks

@@ -54,7 +54,7 @@ cdef inline int propagate() except -1:
     return -1
 
 
-# ---------------------------------------------------------------------------------------------------------------- handles
+# -------------------------------------------------------------------------------------------------------------- handles
 
 @cython.no_gc
 @cython.freelist(1024)
@@ -217,7 +217,8 @@ cdef class TimerHandle(Handle):
 
 @cython.no_gc
 cdef class ThreadSafeHandle(Handle):
-    """A callback scheduled by `loop.call_soon_threadsafe`, which may be cancelled from any thread (Python 3.14 and later)."""
+    """A callback scheduled by `loop.call_soon_threadsafe`, which may be cancelled from any thread (Python 3.14 and
+    later)."""
 
     cdef int settle(self) except -1:
         """Wait until the callback does not run, unless this is the thread that runs it."""
@@ -265,7 +266,8 @@ cdef PyObject* make_threadsafe_handle(LoopCore loop, PyObject* callback, PyObjec
 
 
 cdef inline void drop_call(PyObject* item) noexcept:
-    """Drop callback, arguments and context of the handle *item*. They may run code as they go, so the fields are emptied first."""
+    """Drop callback, arguments and context of the handle *item*. They may run code as they go, so the fields are
+    emptied first."""
     cdef PyObject* callback = (<Handle> item).callback
     cdef PyObject* context = (<Handle> item).context
     cdef PyObject* args[3]
@@ -310,7 +312,7 @@ cdef int remember_source(Handle handle) except -1:
     return 0
 
 
-# ----------------------------------------------------------------------------------------------------------- loop objects
+# --------------------------------------------------------------------------------------------------------- loop objects
 
 @cython.no_gc_clear
 cdef class LoopObject:
@@ -360,7 +362,7 @@ cdef class LoopObject:
         self.detach()
 
 
-# --------------------------------------------------------------------------------------------------- libuv's own callbacks
+# ------------------------------------------------------------------------------------------------ libuv's own callbacks
 
 cdef void on_wake(uv.uv_async_t* handle) noexcept nogil:
     """The poll returns because of this event; what was queued is found by the turn itself."""
@@ -398,7 +400,7 @@ cdef void close_foreign(uv.uv_handle_t* handle, void* arg) noexcept nogil:
         uv.uv_close(handle, NULL)
 
 
-# ------------------------------------------------------------------------------------------------------------------- loop
+# ----------------------------------------------------------------------------------------------------------------- loop
 
 cdef class LoopCore:
     """The engine below `loopfast.Loop`. Not for direct use."""
@@ -418,7 +420,8 @@ cdef class LoopCore:
         self.slow_callback_duration = 0.1
         self.has_own_clock = type(self).time is not LoopCore.time
         try:
-            # Only the wake-up is referenced: it makes the loop sleep rather than return, and counts as the one active handle.
+            # Only the wake-up is referenced: it makes the loop sleep rather than return, and counts as the one active
+            # handle.
             check(uv.uv_async_init(&state.loop, &state.wake, on_wake))
             check(uv.uv_prepare_init(&state.loop, &state.before_poll))
             check(uv.uv_check_init(&state.loop, &state.after_poll))
@@ -478,7 +481,8 @@ cdef class LoopCore:
         self.entered = NULL
 
     cdef int close_state(self) except -1:
-        """Close every handle on the libuv loop, then the loop. Memory is freed only when libuv has let go of all of it."""
+        """Close every handle on the libuv loop, then the loop. Memory is freed only when libuv has let go of all of
+        it."""
         cdef LoopState* state = self.state
         cdef PyObject* obj
         cdef int _attempt
@@ -534,7 +538,8 @@ cdef class LoopCore:
         return handle
 
     cdef Handle schedule(self, object callback, object arg, PyObject* context):
-        """``call_soon(callback, arg)`` for the modules above, in *context*, or a copy of the current one if that is NULL."""
+        """``call_soon(callback, arg)`` for the modules above, in *context*, or a copy of the current one if that is
+        NULL."""
         cdef PyObject* argument = <PyObject*> arg
         cdef Handle handle = self.new_handle(<PyObject*> callback, &argument, 1, context)
         self.push(<PyObject*> handle)
@@ -749,7 +754,8 @@ cdef class LoopCore:
             return 0
         if LF_FINE_WAIT and remaining < FINE_WAIT_LIMIT:
             return self.wait_finely(deadline)
-        # libuv's own notion of now is from the end of the last poll; without this the batch's run time would be slept again.
+        # libuv's own notion of now is from the end of the last poll; without this the batch's run time would be slept
+        # again.
         uv.uv_update_time(&state.loop)
         if not state.alarm_set or state.alarm_deadline != deadline:
             check(uv.uv_timer_start(&state.alarm, on_alarm, <uint64_t> ceil(min(remaining, LONGEST_SLEEP) * 1000), 0))
@@ -911,7 +917,8 @@ cdef class LoopCore:
             self.run_handle(handle)
             duration = lf_monotonic() - started
             if duration >= self.slow_callback_duration:
-                base_events.logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), duration)
+                text = base_events._format_handle(handle)
+                base_events.logger.warning("Executing %s took %.3f seconds", text, duration)
         finally:
             self._current_handle = None
             handle.is_persistent = persistent
@@ -1022,7 +1029,7 @@ cdef class LoopCore:
         return PyCapsule_New(&self.state.loop, NULL, NULL)
 
 
-# ---------------------------------------------------------------------------------------------------------------- helpers
+# -------------------------------------------------------------------------------------------------------------- helpers
 
 cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
     """Call the handle *item* in its context; NULL with the exception set."""

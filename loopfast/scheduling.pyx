@@ -1,6 +1,8 @@
-"""The entries of the scheduling calls: ``call_soon`` and its three relatives as METH_FASTCALL | METH_KEYWORDS functions.
+"""The entries of the scheduling calls: ``call_soon`` and its three relatives as METH_FASTCALL | METH_KEYWORDS
+functions.
 
-C tasks and most callers pass at most the keyword ``context``; anything else goes to LoopCore's generic form, found by name.
+C tasks and most callers pass at most the keyword ``context``; anything else goes to LoopCore's generic form, found by
+name.
 """
 
 import sys
@@ -8,14 +10,14 @@ import sys
 from cpython.object cimport PyObject
 
 from loopfast.core cimport (
-    THREAD_SAFE_HANDLES, LoopCore, TimerHandle, fill_handle, grow_ring, make_handle, make_threadsafe_handle, set_deadline,
-    wake,
+    THREAD_SAFE_HANDLES, LoopCore, TimerHandle, fill_handle, grow_ring, make_handle, make_threadsafe_handle,
+    set_deadline, wake,
 )
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
-    METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString, PyFloat_AsDouble,
-    PyFloat_CheckExact, PyLong_CheckExact, PyMethodDef, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyType_Modified, PyTypeObject,
-    PyUnicode_Compare,
+    METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString,
+    PyFloat_AsDouble, PyFloat_CheckExact, PyLong_CheckExact, PyMethodDef, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
+    PyType_Modified, PyTypeObject, PyUnicode_Compare,
 )
 
 cdef str CONTEXT = sys.intern("context")
@@ -49,7 +51,8 @@ cdef inline bint is_simple_call(Py_ssize_t nargs, Py_ssize_t needed, PyObject** 
     return True
 
 
-# The keyword tuple seen last that is ("context",), owned. Every C task passes the same tuple, whose string is not interned.
+# The keyword tuple seen last that is ("context",), owned. Every C task passes the same tuple, whose string is not
+# interned.
 cdef PyObject* known_keywords = NULL
 
 
@@ -132,28 +135,30 @@ cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, P
 
 
 cdef PyMethodDef[4] FAST_METHODS
-FAST_METHODS[0] = PyMethodDef("call_soon", <void*> fast_call_soon, METH_FASTCALL | METH_KEYWORDS, (
+cdef int FAST_KEYWORDS = METH_FASTCALL | METH_KEYWORDS
+FAST_METHODS[0] = PyMethodDef("call_soon", <void*> fast_call_soon, FAST_KEYWORDS, (
     "call_soon($self, callback, /, *args, context=None)\n--\n\n"
     "Schedule callback(*args) for the next turn of the loop; return its handle.\n\n"
     "context is the contextvars.Context to run it in, by default a copy of the current one.\n"
     "Raises RuntimeError if the loop is closed.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon"))
-FAST_METHODS[1] = PyMethodDef("call_soon_threadsafe", <void*> fast_call_soon_threadsafe, METH_FASTCALL | METH_KEYWORDS, (
+FAST_METHODS[1] = PyMethodDef("call_soon_threadsafe", <void*> fast_call_soon_threadsafe, FAST_KEYWORDS, (
     "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
     "call_soon() that may be called from any thread; wakes the loop if it sleeps.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon_threadsafe"))
-FAST_METHODS[2] = PyMethodDef("call_later", <void*> fast_call_later, METH_FASTCALL | METH_KEYWORDS, (
+FAST_METHODS[2] = PyMethodDef("call_later", <void*> fast_call_later, FAST_KEYWORDS, (
     "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
     "Schedule callback(*args) to run after delay seconds, never earlier; return its TimerHandle.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_later"))
-FAST_METHODS[3] = PyMethodDef("call_at", <void*> fast_call_at, METH_FASTCALL | METH_KEYWORDS, (
+FAST_METHODS[3] = PyMethodDef("call_at", <void*> fast_call_at, FAST_KEYWORDS, (
     "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
     "Schedule callback(*args) to run at the time when, in seconds of loop.time(); return its TimerHandle.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_at"))
 
 
 def install_fast_methods(type cls):
-    """Give *cls*, a LoopCore, these entries as methods of its own: on an exact type the interpreter checks `self` faster."""
+    """Give *cls*, a LoopCore, these entries as methods of its own: on an exact type the interpreter checks `self`
+    faster."""
     cdef PyTypeObject* type_ = <PyTypeObject*> cls
     cdef int i
     if not issubclass(cls, LoopCore):

@@ -173,13 +173,16 @@ def run_server(body: str, path: list[Path]) -> dict[str, Any]:
 
 
 def test_every_way_asyncio_creates_a_loop() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         before = asyncio.run(kind())
         loopfast.install()
         with asyncio.Runner() as runner:
             by_runner = runner.run(kind())
         report(before=before == STDLIB, run=asyncio.run(kind()), runner=by_runner, new=kind_of_new())
-    """)
+    """,
+    )
     assert facts == {"before": True, "run": "loopfast", "runner": "loopfast", "new": "loopfast"}
 
 
@@ -201,16 +204,21 @@ def test_anyio_chooses_the_same_way() -> None:
 
 
 def test_an_explicit_loop_factory_is_respected() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         loopfast.install()
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             report(kind=runner.run(kind()) == STDLIB)
-    """)
+    """,
+    )
     assert facts == {"kind": True}
 
 
 def test_uninstall_restores_asyncio() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         names = {"asyncio": asyncio, "events": asyncio.events}
         before = {name: dict(vars(module)) for name, module in names.items()}
         meta_path = list(sys.meta_path)
@@ -225,12 +233,15 @@ def test_uninstall_restores_asyncio() -> None:
         ]
         report(changed=changed, different=different, meta_path=sys.meta_path == meta_path,
                policy=(policy and policy()) is previous, run=asyncio.run(kind()) == STDLIB)
-    """)
+    """,
+    )
     assert facts == {"changed": True, "different": [], "meta_path": True, "policy": True, "run": True}
 
 
 def test_both_can_be_called_twice_and_in_any_order() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         loopfast.uninstall()
         meta_path = list(sys.meta_path)
         kinds = []
@@ -242,13 +253,16 @@ def test_both_can_be_called_twice_and_in_any_order() -> None:
             kinds.append(asyncio.run(kind()))
             loopfast.uninstall()
         report(kinds=[name.replace(STDLIB, "stdlib") for name in kinds], meta_path=sys.meta_path == meta_path)
-    """)
+    """,
+    )
     assert facts == {"kinds": ["loopfast", "stdlib"] * 2, "meta_path": True}
 
 
 @pytest.mark.skipif(not HAS_POLICIES, reason="Python 3.16 and later have no event loop policies")
 def test_a_policy_set_before_comes_back() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         class Mine(type(policy())):
             pass
         mine = Mine()
@@ -257,13 +271,16 @@ def test_a_policy_set_before_comes_back() -> None:
         installed = type(policy()) is loopfast.EventLoopPolicy
         loopfast.uninstall()
         report(installed=installed, restored=policy() is mine)
-    """)
+    """,
+    )
     assert facts == {"installed": True, "restored": True}
 
 
 @pytest.mark.skipif(not HAS_POLICIES, reason="Python 3.16 and later have no event loop policies")
 def test_a_policy_set_afterwards_stays_and_install_puts_ours_back() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         class Theirs(type(policy())):
             pass
         theirs = Theirs()
@@ -277,13 +294,16 @@ def test_a_policy_set_afterwards_stays_and_install_puts_ours_back() -> None:
         ours = asyncio.run(kind())
         loopfast.uninstall()
         report(kept=kept, ours=ours, restored=policy() is theirs)
-    """)
+    """,
+    )
     assert facts == {"kept": True, "ours": "loopfast", "restored": True}
 
 
 @pytest.mark.skipif(not HAS_POLICIES, reason="Python 3.16 and later have no event loop policies")
 def test_the_policy_by_itself() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         lazy = "loopfast._policy" not in sys.modules
         set_policy(loopfast.EventLoopPolicy())
         loop = asyncio.new_event_loop()
@@ -293,7 +313,8 @@ def test_the_policy_by_itself() -> None:
         loop.close()
         report(lazy=lazy, current=current, kind=asyncio.run(kind()), same=loopfast.EventLoopPolicy is type(policy()),
                module=loopfast.EventLoopPolicy.__module__, listed="EventLoopPolicy" in dir(loopfast))
-    """)
+    """,
+    )
     assert facts == {
         "lazy": True, "current": True, "kind": "loopfast", "same": True, "module": "loopfast", "listed": True,
     }  # fmt: skip
@@ -315,7 +336,10 @@ WITHOUT_POLICIES = """
 
 def test_on_a_python_without_policies() -> None:
     """Take the policies out of this interpreter's asyncio as 3.16 does; on 3.16 there is nothing left to take."""
-    facts = run_program(WITHOUT_POLICIES, PRELUDE, """
+    facts = run_program(
+        WITHOUT_POLICIES,
+        PRELUDE,
+        """
         from loopfast import *
         try:
             loopfast.EventLoopPolicy
@@ -329,7 +353,8 @@ def test_on_a_python_without_policies() -> None:
         loopfast.uninstall()
         restored = events.new_event_loop is original is asyncio.new_event_loop and asyncio.run(kind()) == STDLIB
         report(installed=installed, restored=restored, message=message, run=loopfast.run(kind()))
-    """)
+    """,
+    )
     assert facts["installed"] == ["loopfast"] * 3
     assert facts["restored"] is True
     assert facts["run"] == "loopfast"
@@ -406,9 +431,7 @@ def test_an_explicit_uvicorn_loop_is_respected(
 
 
 @pytest.mark.parametrize("version", UVICORN_VERSIONS)
-def test_uninstall_gives_uvicorn_its_own_choice_back(
-    version: str, uvicorn_path: Any, uvloop_path: list[Path]
-) -> None:
+def test_uninstall_gives_uvicorn_its_own_choice_back(version: str, uvicorn_path: Any, uvloop_path: list[Path]) -> None:
     """Three servers in one process; names imported in the meantime follow too."""
     facts = run_server(
         """
@@ -461,7 +484,9 @@ def test_the_module_uvicorn_loads_afterwards_is_its_own(version: str, uvicorn_pa
 
 
 def test_uvicorn_need_not_be_installed() -> None:
-    facts = run_program(PRELUDE, """
+    facts = run_program(
+        PRELUDE,
+        """
         class Absent:
             def find_spec(self, name, path, target=None):
                 if name.partition(".")[0] == "uvicorn":
@@ -475,7 +500,8 @@ def test_uvicorn_need_not_be_installed() -> None:
             missing = exc.name
         loopfast.uninstall()
         report(kinds=kinds, missing=missing)
-    """)
+    """,
+    )
     assert facts == {"kinds": ["loopfast"], "missing": "uvicorn"}
 
 

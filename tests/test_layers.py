@@ -72,7 +72,8 @@ STATEMENT = re.compile(
 
 
 def cython_imports(text: str, package: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """(absolute module, imported names) for each import and cimport in Cython source; `package` resolves relative ones."""
+    """(absolute module, imported names) for each import and cimport in Cython source; `package` resolves relative
+    ones."""
     text = re.sub(r'"""[\s\S]*?"""', '""', text)
     text = re.sub(r"#[^\n]*", "", text.replace("\\\n", " "))
     for match in STATEMENT.finditer(text):
@@ -111,7 +112,7 @@ def edges_of(module: str, paths: list[Path], known: set[str]) -> set[str]:
         for name, names in reader(path.read_text(encoding="utf-8"), package):
             if name != PACKAGE and not name.startswith(PACKAGE + "."):
                 continue
-            target = name[len(PACKAGE) + 1:]
+            target = name[len(PACKAGE) + 1 :]
             submodules = {f"{target}.{item}".lstrip(".") for item in names}
             found |= submodules & known
             if submodules - known or not names:
@@ -171,9 +172,14 @@ def test_every_source_is_read(graph: dict[str, set[str]]) -> None:
 
 def test_nothing_is_included_textually() -> None:
     """`include "x.pxi"` would make names ambient and hide edges from this test."""
-    found = [f"{path.relative_to(ROOT)}: {line}" for paths in sources().values() for path in paths
-             if path.suffix in (".pyx", ".pxd")
-             for line in path.read_text(encoding="utf-8").splitlines() if re.match(r"\s*include\s+['\"]", line)]
+    found = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for paths in sources().values()
+        for path in paths
+        if path.suffix in (".pyx", ".pxd")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*include\s+['\"]", line)
+    ]
     assert found == []
 
 

@@ -116,7 +116,10 @@ def test_a_missing_compiled_module_is_explained(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-m", "loopfast"],
         env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     error = done.stderr.strip().splitlines()[-1]

@@ -1,7 +1,7 @@
 """Compiles the pinned libuv into the one shared library inside the package, with plain compiler calls.
 
-Also owns the alternative, a system libuv found through pkg-config, and the compiler flags both worlds share. Source lists
-follow libuv's own CMakeLists.txt for the three platforms loopfast supports.
+Also owns the alternative, a system libuv found through pkg-config, and the compiler flags both worlds share. Source
+lists follow libuv's own CMakeLists.txt for the three platforms loopfast supports.
 """
 
 from __future__ import annotations
@@ -53,18 +53,23 @@ def platform_for(name: str = sys.platform) -> Platform:
         return Platform(
             common + unix + tuple(f"src/unix/{stem}.c" for stem in LINUX),
             large_files + (("_GNU_SOURCE", None), ("_POSIX_C_SOURCE", "200112")),
-            ("pthread", "dl", "rt"), "libloopfast-uv.so.1")
+            ("pthread", "dl", "rt"),
+            "libloopfast-uv.so.1",
+        )
     if name == "darwin":
         return Platform(
             common + unix + tuple(f"src/unix/{stem}.c" for stem in DARWIN),
             large_files + (("_DARWIN_UNLIMITED_SELECT", "1"), ("_DARWIN_USE_64_BIT_INODE", "1")),
-            ("pthread",), "libloopfast-uv.1.dylib")
+            ("pthread",),
+            "libloopfast-uv.1.dylib",
+        )
     if name == "win32":
         return Platform(
             common + tuple(f"src/win/{stem}.c" for stem in WINDOWS),
             (("WIN32_LEAN_AND_MEAN", None), ("_WIN32_WINNT", "0x0A00"), ("_CRT_DECLARE_NONSTDC_NAMES", "0")),
             ("psapi", "user32", "advapi32", "iphlpapi", "userenv", "ws2_32", "dbghelp", "ole32", "shell32"),
-            "loopfast-uv-1.dll")
+            "loopfast-uv-1.dll",
+        )
     raise SupplyError(f"no recipe for libuv on {name!r}; set LOOPFAST_SYSTEM_LIBUV=1 to use the system's libuv")
 
 
@@ -90,7 +95,8 @@ class Config:
         return "-".join(parts)
 
     def compile_args(self, windows: bool = sys.platform == "win32") -> list[str]:
-        """Compiler arguments common to libuv and the extensions; later than, so stronger than, the interpreter's own."""
+        """Compiler arguments common to libuv and the extensions; later than, so stronger than, the interpreter's
+        own."""
         if windows:
             return ["/Od", "/Z7", "/UNDEBUG"] if self.debug else ["/O2", "/DNDEBUG"]
         args = ["-fno-semantic-interposition", "-fvisibility=hidden", "-Wall"]
@@ -120,13 +126,17 @@ def check_tools() -> None:
         return  # setuptools finds Visual C++ through the registry and has a good error of its own
     words = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
     if not shutil.which(words[0]):
-        raise SupplyError(f"no C compiler: {words[0]!r} is not on PATH. Install one (Debian, Ubuntu: apt-get install gcc "
-                          f"libc6-dev; macOS: xcode-select --install) or name it in CC.")
+        raise SupplyError(
+            f"no C compiler: {words[0]!r} is not on PATH. Install one (Debian, Ubuntu: apt-get install gcc "
+            f"libc6-dev; macOS: xcode-select --install) or name it in CC."
+        )
     include = Path(sysconfig.get_path("include"))
     platform_include = Path(sysconfig.get_path("platinclude"))
     if not (include / "Python.h").is_file() or not (platform_include / "pyconfig.h").is_file():
-        raise SupplyError(f"the headers of Python {sys.version.split()[0]} are missing ({include}/Python.h). Install them "
-                          f"(Debian, Ubuntu: apt-get install python3-dev) or use another interpreter.")
+        raise SupplyError(
+            f"the headers of Python {sys.version.split()[0]} are missing ({include}/Python.h). Install them "
+            f"(Debian, Ubuntu: apt-get install python3-dev) or use another interpreter."
+        )
 
 
 def flag(name: str) -> bool:
@@ -186,13 +196,16 @@ def header_version(include: Path) -> str:
 
 def missing_source_message(pin: Pin) -> str:
     """The one error a build without libuv ends with."""
-    return (f"libuv's source is not here, and a build never downloads. Run `python vendor/fetch.py` once "
-            f"(or any `make` target), or set {OVERRIDE} to a folder or archive of libuv {pin.versions()}, "
-            f"or LOOPFAST_SYSTEM_LIBUV=1 to use the system's libuv.")
+    return (
+        f"libuv's source is not here, and a build never downloads. Run `python vendor/fetch.py` once "
+        f"(or any `make` target), or set {OVERRIDE} to a folder or archive of libuv {pin.versions()}, "
+        f"or LOOPFAST_SYSTEM_LIBUV=1 to use the system's libuv."
+    )
 
 
-def build_shared(compiler: Any, source: Source, output: Path, temp: Path, config: Config, jobs: int,
-                 say: Callable[[str], None]) -> Libuv:
+def build_shared(
+    compiler: Any, source: Source, output: Path, temp: Path, config: Config, jobs: int, say: Callable[[str], None]
+) -> Libuv:
     """Compile `source` into the shared library `output` and return how to use it.
 
     `compiler` is setuptools' compiler object, already customised; `temp` receives objects and a stamp. Nothing is
@@ -211,8 +224,12 @@ def build_shared(compiler: Any, source: Source, output: Path, temp: Path, config
     output.parent.mkdir(parents=True, exist_ok=True)
     tree, state = prepared_tree(source, temp)
     result = Libuv(
-        header_version(tree / "include"), [str(tree / "include")],
-        macros=[("USING_UV_SHARED", "1")], objects=[import_library or str(output)], depends=[str(output)])
+        header_version(tree / "include"),
+        [str(tree / "include")],
+        macros=[("USING_UV_SHARED", "1")],
+        objects=[import_library or str(output)],
+        depends=[str(output)],
+    )
 
     recipe = [state, macros, args, link_args, platform.libraries, tools(compiler)]
     stamp, key = temp / "stamp", hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
@@ -224,8 +241,13 @@ def build_shared(compiler: Any, source: Source, output: Path, temp: Path, config
     include_dirs = [str(tree / "include"), str(tree / "src")]
 
     def compile_one(name: str) -> list[str]:
-        objects: list[str] = compiler.compile([os.path.relpath(tree / name)], output_dir=str(temp), macros=macros, include_dirs=include_dirs,
-                                              extra_postargs=args)
+        objects: list[str] = compiler.compile(
+            [os.path.relpath(tree / name)],
+            output_dir=str(temp),
+            macros=macros,
+            include_dirs=include_dirs,
+            extra_postargs=args,
+        )
         return objects
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
@@ -238,7 +260,8 @@ def build_shared(compiler: Any, source: Source, output: Path, temp: Path, config
 def prepared_tree(source: Source, temp: Path) -> tuple[Path, str]:
     """A copy of `source` below `temp` with our patches applied, and a text that identifies it.
 
-    A copy even without patches: the source may lie outside the project, where distutils would put its objects beside it.
+    A copy even without patches: the source may lie outside the project, where distutils would put its objects beside
+    it.
     """
     patches = {path.name: path.read_text(encoding="utf-8") for path in patch.patch_files()}
     tree, marker = temp / "source", temp / "source.json"
@@ -267,14 +290,14 @@ def shared_link_args(library: str, temp: Path) -> tuple[list[str], str | None]:
 
 
 def link_shared(compiler: Any, objects: list[str], output: Path, platform: Platform, link_args: list[str]) -> None:
-    """Link `objects`. On macOS the interpreter's command makes bundles, which nothing can link against: swap the switch."""
+    """Link `objects`. On macOS the interpreter's command makes bundles, which nothing can link against: swap the
+    switch."""
     saved = list(getattr(compiler, "linker_so", ()))
     if sys.platform == "darwin":
         words = ["-dynamiclib" if word == "-bundle" else word for word in saved]
         compiler.linker_so = [word for word in words if word not in ("-undefined", "dynamic_lookup")]
     try:
-        compiler.link_shared_object(objects, str(output), libraries=list(platform.libraries),
-                                    extra_postargs=link_args)
+        compiler.link_shared_object(objects, str(output), libraries=list(platform.libraries), extra_postargs=link_args)
     finally:
         if saved:
             compiler.linker_so = saved

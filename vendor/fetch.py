@@ -1,7 +1,8 @@
 """Finds libuv's source, verifies it against the digests in libuv.toml and puts it into vendor/libuv.
 
 Places, in order: LOOPFAST_LIBUV_SOURCE (folder or archive), vendor/libuv, a per-user cache, the upstream release over
-https, Debian's pool through apt. Only this command downloads; the build itself reads the first three places and nothing else.
+https, Debian's pool through apt. Only this command downloads; the build itself reads the first three places and nothing
+else.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def is_pinned(path: str) -> bool:
 
 
 def read_folder(root: Path) -> Files:
-    """The pinned files and the licences of the libuv tree at or one level below `root`; SupplyError if there is none."""
+    """The pinned files and the licences of the libuv tree at or one level below `root`; SupplyError if there is
+    none."""
     candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
     top = next((path for path in candidates if is_libuv(path)), None)
     if top is None:
@@ -132,17 +134,18 @@ def is_libuv(path: Path) -> bool:
 
 
 def read_archive(archive: Path) -> Files:
-    """The pinned files and the licences in a tar or zip `archive`; nothing is unpacked to disk. SupplyError if unusable."""
+    """The pinned files and the licences in a tar or zip `archive`; nothing is unpacked to disk. SupplyError if
+    unusable."""
     try:
-        if zipfile.is_zipfile(archive):
-            members = dict(zip_members(archive))
-        else:
-            members = dict(tar_members(archive))
+        members = dict(zip_members(archive)) if zipfile.is_zipfile(archive) else dict(tar_members(archive))
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as exc:
         raise SupplyError(f"{archive}: not a readable tar or zip archive: {exc}") from exc
     top = next(
-        (name[: -len("include/uv.h")] for name in sorted(members, key=len)
-         if name.endswith("include/uv.h") and name[: -len("include/uv.h")] + "src/uv-common.c" in members),
+        (
+            name[: -len("include/uv.h")]
+            for name in sorted(members, key=len)
+            if name.endswith("include/uv.h") and name[: -len("include/uv.h")] + "src/uv-common.c" in members
+        ),
         None,
     )
     if top is None:
@@ -154,8 +157,11 @@ def read_archive(archive: Path) -> Files:
 def wanted(name: str) -> bool:
     """Whether an archive member may belong to the tree: keeps documentation, tests and odd paths out of memory."""
     parts = PurePosixPath(name).parts
-    return ".." not in parts and not name.startswith("/") and (
-        name.endswith((".c", ".h")) or parts[-1:] and parts[-1] in LICENCE_FILES)
+    return (
+        ".." not in parts
+        and not name.startswith("/")
+        and (name.endswith((".c", ".h")) or PurePosixPath(name).name in LICENCE_FILES)
+    )
 
 
 def tar_members(archive: Path) -> Iterator[tuple[str, bytes]]:
@@ -188,8 +194,9 @@ def verify(files: Files, where: str, pin: Pin) -> Release:
     release = pin.release_of(digest)
     if release is None:
         raise SupplyError(
-            f"{where}: this is not libuv {pin.versions()} as pinned in vendor/libuv.toml: the tree's digest is {digest}, "
-            f"expected {' or '.join(r.tree for r in pin.releases)}. The source was changed or is another release; refused."
+            f"{where}: this is not libuv {pin.versions()} as pinned in vendor/libuv.toml: the tree's digest is "
+            f"{digest}, expected {' or '.join(r.tree for r in pin.releases)}. The source was changed or is another "
+            "release; refused."
         )
     return release
 
@@ -229,7 +236,8 @@ def cache_path(release: Release) -> Path:
 
 
 def from_override(pin: Pin) -> tuple[Files, Release, str] | None:
-    """The tree LOOPFAST_LIBUV_SOURCE names, or None where it is not set. Set and unusable is an error, never skipped."""
+    """The tree LOOPFAST_LIBUV_SOURCE names, or None where it is not set. Set and unusable is an error, never
+    skipped."""
     value = os.environ.get(OVERRIDE)
     if not value:
         return None
@@ -294,19 +302,34 @@ def download(url: str, destination: Path) -> None:
 
 def from_apt(release: Release, folder: Path, pin: Pin) -> Files:
     """The release from the Debian pool this machine's apt is configured for; SupplyError where there is no such apt."""
-    helper = next((path for path in (shutil.which("apt-helper"), "/usr/lib/apt/apt-helper")
-                   if path and os.access(path, os.X_OK)), None)
+    helper = next(
+        (path for path in (shutil.which("apt-helper"), "/usr/lib/apt/apt-helper") if path and os.access(path, os.X_OK)),
+        None,
+    )
     get = shutil.which("apt-get")
     if helper is None or get is None:
         raise SupplyError("apt: not on this machine")
     targets = run([get, "indextargets", "--format", "$(ORIGIN)|$(REPO_URI)", "Created-By: Packages"])
-    repository = next((line.partition("|")[2] for line in targets.splitlines()
-                       if line.startswith("Debian|") and "security" not in line), None)
+    repository = next(
+        (
+            line.partition("|")[2]
+            for line in targets.splitlines()
+            if line.startswith("Debian|") and "security" not in line
+        ),
+        None,
+    )
     if repository is None:
         raise SupplyError("apt: no Debian repository is configured")
     archive = folder / release.debian_file
-    run([helper, "download-file", f"{repository.rstrip('/')}/pool/main/libu/libuv1/{release.debian_file}",
-         str(archive), f"SHA256:{release.debian_sha256}"])
+    run(
+        [
+            helper,
+            "download-file",
+            f"{repository.rstrip('/')}/pool/main/libu/libuv1/{release.debian_file}",
+            str(archive),
+            f"SHA256:{release.debian_sha256}",
+        ]
+    )
     files = read_archive(archive)
     verify(files, release.debian_file, pin)
     return files
@@ -324,8 +347,13 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def locate(pin: Pin | None = None, *, scratch: Path | None = None, tree: Path = TREE,
-           say: Callable[[str], None] = lambda text: None) -> Source | None:
+def locate(
+    pin: Pin | None = None,
+    *,
+    scratch: Path | None = None,
+    tree: Path = TREE,
+    say: Callable[[str], None] = lambda text: None,
+) -> Source | None:
     """The verified source that is already on this machine, or None: never touches the network.
 
     An archive named by LOOPFAST_LIBUV_SOURCE is unpacked below `scratch`. SupplyError where the override or
@@ -375,8 +403,11 @@ def fetch(pin: Pin | None = None, *, tree: Path = TREE, say: Callable[[str], Non
                 except OSError as exc:
                     say(f"the per-user cache cannot be written ({exc}); going on without it")
                 return Source(tree, release, name)
-    raise SupplyError("libuv's source could not be found:\n  " + "\n  ".join(failures) +
-                      f"\nSet {OVERRIDE} to a folder or archive of libuv {pin.versions()} to supply it yourself.")
+    raise SupplyError(
+        "libuv's source could not be found:\n  "
+        + "\n  ".join(failures)
+        + f"\nSet {OVERRIDE} to a folder or archive of libuv {pin.versions()} to supply it yourself."
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""Applies our own patches to a copy of libuv's verified source: unified diffs in vendor/patches, strictly, without a tool.
+"""Applies our own patches to a copy of libuv's verified source: unified diffs in vendor/patches, strictly, without a
+tool.
 
-Every hunk must match its stated lines exactly, at the stated place: the source is pinned by digest, so a patch that needs
-guessing is a wrong patch. The text above the first `---` line is the patch's reason.
+Every hunk must match its stated lines exactly, at the stated place: the source is pinned by digest, so a patch that
+needs guessing is a wrong patch. The text above the first `---` line is the patch's reason.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def patch_files(folder: Path = FOLDER) -> list[Path]:
 
 
 def parse(text: str, name: str) -> dict[str, list[Hunk]]:
-    """path -> hunks of the unified diff `text`; SupplyError naming the patch `name` when it is not one, or has no reason."""
+    """path -> hunks of the unified diff `text`; SupplyError naming the patch `name` when it is not one, or has no
+    reason."""
     changes: dict[str, list[Hunk]] = {}
     lines = iter(text.splitlines())
     reason = []
@@ -82,9 +84,11 @@ def apply(patches: Mapping[str, str], root: Path) -> None:
             lines = target.read_text(encoding="utf-8").splitlines()
             for hunk in reversed(hunks):
                 first = hunk.start - 1 if hunk.old else hunk.start
-                found = lines[first:first + len(hunk.old)]
+                found = lines[first : first + len(hunk.old)]
                 if found != hunk.old:
-                    raise SupplyError(f"{name}: {path}:{hunk.start} is not what the patch expects: "
-                                      f"{(found or ['(end of file)'])[0]!r} instead of {hunk.old[0]!r}")
-                lines[first:first + len(hunk.old)] = hunk.new
+                    raise SupplyError(
+                        f"{name}: {path}:{hunk.start} is not what the patch expects: "
+                        f"{(found or ['(end of file)'])[0]!r} instead of {hunk.old[0]!r}"
+                    )
+                lines[first : first + len(hunk.old)] = hunk.new
             target.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -32,7 +32,9 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "rows", nargs="*", metavar="ROW", help="rows or groups to measure, shell patterns allowed (default: all)"
     )
     parser.add_argument(
-        "--loops", default=",".join(loops_module.NAMES), metavar="A,B",
+        "--loops",
+        default=",".join(loops_module.NAMES),
+        metavar="A,B",
         help="loops to measure; the first is held to the targets (default: %(default)s)",
     )
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a row of the first loop is above target")

@@ -84,7 +84,10 @@ def worker(prefix: list[str], row: Row, loop: str, marks: str, counts: tuple[int
                 listener.listen(128)
             client = subprocess.Popen(
                 row.load.command(*listener.getsockname()),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             stack.callback(_end, client)
             descriptors = [listener.fileno(), client.stdin.fileno(), client.stdout.fileno()]
@@ -92,8 +95,14 @@ def worker(prefix: list[str], row: Row, loop: str, marks: str, counts: tuple[int
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         environment |= {"PYTHONHASHSEED": "0", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         measured = subprocess.Popen(
-            [*command, *map(str, [*descriptors, *counts])], cwd=native.ROOT, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [*command, *map(str, [*descriptors, *counts])],
+            cwd=native.ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
             pass_fds=[number for number in descriptors if number >= 0],
         )
         stack.callback(_end, measured)
@@ -160,7 +169,9 @@ def profile_text(dump: Path, operations: int, limit: int = 45) -> str:
     for title, inclusive in (("with all they call", "yes"), ("on their own", "no")):
         done = subprocess.run(
             [annotate, f"--inclusive={inclusive}", "--threshold=99.9", "--auto=no", str(dump)],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         lines = []
         for line in done.stdout.splitlines():

@@ -103,20 +103,22 @@ def as_json(
     rows = []
     for cost in costs:
         target = targets[cost.row]
-        rows.append({
-            "row": cost.row,
-            "title": target.title,
-            "group": target.group,
-            "loop": cost.loop,
-            "state": state(cost, target, tolerance).value,
-            "reason": cost.reason,
-            "ir": cost.ir,
-            "ir_target": target.ir,
-            "syscalls": cost.syscall_total,
-            "syscalls_target": target.syscalls,
-            "syscalls_by_name": cost.syscalls,
-            "faults": cost.faults,
-        })
+        rows.append(
+            {
+                "row": cost.row,
+                "title": target.title,
+                "group": target.group,
+                "loop": cost.loop,
+                "state": state(cost, target, tolerance).value,
+                "reason": cost.reason,
+                "ir": cost.ir,
+                "ir_target": target.ir,
+                "syscalls": cost.syscall_total,
+                "syscalls_target": target.syscalls,
+                "syscalls_by_name": cost.syscalls,
+                "faults": cost.faults,
+            }
+        )
     return {"machine": dict(machine), "rows": rows}
 
 
@@ -141,20 +143,22 @@ def table(
         target, cost = targets[name], costs[name, subject]
         if before is not None and targets[before].group != target.group:
             rows.append(None)
-        rows.append([
-            target.title,
-            number(target.ir),
-            number(cost.ir),
-            "-" if cost.ir is None else f"{cost.ir / target.ir:.2f}",
-            f"{target.syscalls:g}",
-            number(cost.syscall_total, 2),
-            state(cost, target, tolerance).value,
-            *(
-                text
-                for loop in others
-                for text in (number(costs[name, loop].ir), number(costs[name, loop].syscall_total, 2))
-            ),
-        ])
+        rows.append(
+            [
+                target.title,
+                number(target.ir),
+                number(cost.ir),
+                "-" if cost.ir is None else f"{cost.ir / target.ir:.2f}",
+                f"{target.syscalls:g}",
+                number(cost.syscall_total, 2),
+                state(cost, target, tolerance).value,
+                *(
+                    text
+                    for loop in others
+                    for text in (number(costs[name, loop].ir), number(costs[name, loop].syscall_total, 2))
+                ),
+            ]
+        )
     return text_table(headings, rows, left=(0, 6))
 
 

@@ -151,7 +151,8 @@ def main(words: Sequence[str] | None = None) -> int:
     from bench.demo.server import ServerError
 
     def ended(number: int, _frame: Any) -> None:
-        # For Ctrl+C too: asyncio.run() would cancel its task instead, which a client library may report as an error of its own.
+        # For Ctrl+C too: asyncio.run() would cancel its task instead, which a client library may report as an error of
+        # its own.
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)

@@ -38,9 +38,7 @@ def processors() -> tuple[set[int] | None, set[int] | None]:
     return (None, None) if len(usable) < 2 else ({usable[0]}, set(usable[1:]))
 
 
-def throughput(
-    rounds: int, seconds: float, connections: int, say: Callable[[str], None]
-) -> str:
+def throughput(rounds: int, seconds: float, connections: int, say: Callable[[str], None]) -> str:
     """Returns a table of GET /json over `connections` kept-alive connections: `rounds` of `seconds`, loops in turn.
 
     Each figure is the median of the rounds. Raises native.Unavailable where the generator cannot be compiled,
@@ -69,10 +67,17 @@ def throughput(
     rows = []
     for name, (rate, p50, p99, cpu) in middle.items():
         rates = [sample[0] for sample in samples[name]]
-        rows.append([
-            name, f"{rate:,.0f}", f"{min(rates):,.0f} - {max(rates):,.0f}", f"{rate / middle['asyncio'][0]:.2f}",
-            f"{p50:.2f}", f"{p99:.2f}", f"{cpu:.0f}",
-        ])
+        rows.append(
+            [
+                name,
+                f"{rate:,.0f}",
+                f"{min(rates):,.0f} - {max(rates):,.0f}",
+                f"{rate / middle['asyncio'][0]:.2f}",
+                f"{p50:.2f}",
+                f"{p99:.2f}",
+                f"{cpu:.0f}",
+            ]
+        )
     return table(["loop", "requests/s", "range", "to asyncio", "p50 ms", "p99 ms", "CPU µs/request"], rows)
 
 

@@ -57,8 +57,13 @@ class Server:
     def __enter__(self) -> Self:
         # A session of its own: Ctrl+C reaches this process only, which then ends the server, whatever that is doing.
         self._process = subprocess.Popen(
-            [*self._prefix, *self.command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [*self._prefix, *self.command],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         try:
             self._reader = threading.Thread(target=self._read_log, daemon=True)

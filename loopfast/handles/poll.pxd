@@ -19,7 +19,8 @@ cdef class UVPoll(UVHandle):
 
 
 ctypedef struct Watch:
-    # What one descriptor is watched for. The handles are owned, NULL where absent; `events` is what the kernel was told.
+    # What one descriptor is watched for. The handles are owned, NULL where absent; `events` is what the kernel was
+    # told.
     PyObject* reader
     PyObject* writer
     int events
@@ -27,8 +28,9 @@ ctypedef struct Watch:
 
 
 cdef class DescriptorSet(UVPoll):
-    # The users' descriptors, in a kernel set (epoll, kqueue) of their own that libuv watches as one descriptor. So a number closed
-    # or reused behind our back, or one that cannot be polled, is an error of the call and never reaches libuv, whose answer is abort().
+    # The users' descriptors, in a kernel set (epoll, kqueue) of their own that libuv watches as one descriptor. So a
+    # number closed or reused behind our back, or one that cannot be polled, is an error of the call and never reaches
+    # libuv, whose answer is abort().
     cdef:
         Watch* watches
         int capacity

@@ -1,4 +1,5 @@
-# CPython's C API where Cython's own declarations are missing or would add reference counting that the hot path must not pay.
+# CPython's C API where Cython's own declarations are missing or would add reference counting that the hot path must not
+# pay.
 
 from cpython.object cimport PyObject
 
@@ -74,7 +75,8 @@ cdef extern from "Python.h":
 
 
 cdef inline PyObject* call_vector(PyObject* func, PyObject** args, size_t nargsf) noexcept:
-    # PyObject_Vectorcall() without its look-up of the thread state, for callables that support the protocol (nearly all do).
+    # PyObject_Vectorcall() without its look-up of the thread state, for callables that support the protocol (nearly all
+    # do).
     cdef vectorcallfunc entry = PyVectorcall_Function(func)
     if entry != NULL:
         return entry(func, args, nargsf, NULL)

@@ -72,7 +72,8 @@ cdef extern from "uv.h" nogil:
     int UV_ENOMEM
     int UV_UNKNOWN
 
-# Callbacks run inside uv_run(), with the GIL or without it: core.hold_gil() is the first statement of those that need it.
+# Callbacks run inside uv_run(), with the GIL or without it: core.hold_gil() is the first statement of those that need
+# it.
 cdef extern from "uv.h":
     ctypedef void (*uv_close_cb)(uv_handle_t* handle) noexcept
     ctypedef void (*uv_walk_cb)(uv_handle_t* handle, void* arg) noexcept

@@ -12,13 +12,14 @@ from loopfast.includes.python cimport Py_DECREF, Py_REFCNT, Py_XDECREF, PyBytes_
 
 
 cdef enum:
-    # Bytes up to which a received object is kept for the next read; about the same spares malloc's slow path (1 KiB and more).
+    # Bytes up to which a received object is kept for the next read; about the same spares malloc's slow path (1 KiB and
+    # more).
     REUSED_BYTES = 4096
 
 
 cdef inline PyObject* received_bytes(LoopCore loop, const char* data, Py_ssize_t size, Py_ssize_t* capacity) noexcept:
-    # Return a bytes object with a copy of `data` (a new reference; NULL with the exception set), to be given to release_received()
-    # with `capacity`.
+    # Return a bytes object with a copy of `data` (a new reference; NULL with the exception set), to be given to
+    # release_received() with `capacity`.
     cdef PyObject* spare = loop.spare_bytes
     if LF_REUSES_BYTES and spare != NULL and 1 < size <= loop.spare_bytes_capacity:
         loop.spare_bytes = NULL
@@ -48,9 +49,11 @@ cdef class NativeTransport(UVHandle):
         object server
         # What get_extra_info() answers beyond the socket itself; None until there is something.
         dict extra
-        # The context of this connection's callbacks, a copy of the one it was made in; shared with no other connection (owned).
+        # The context of this connection's callbacks, a copy of the one it was made in; shared with no other connection
+        # (owned).
         PyObject* context
-        # asyncio of 3.15 gave the context: every callback runs in this very one, connection_made() and connection_lost() too.
+        # asyncio of 3.15 gave the context: every callback runs in this very one, connection_made() and
+        # connection_lost() too.
         bint shares_context
         bint protocol_connected
         bint closing

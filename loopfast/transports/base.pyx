@@ -84,7 +84,7 @@ cdef class NativeTransport(UVHandle):
     cdef int begin(self) except -1:
         return 0
 
-    # ------------------------------------------------------------------------------------------------- asyncio.BaseTransport
+    # -------------------------------------------------------------------------------------------- asyncio.BaseTransport
 
     @property
     def _loop(self):

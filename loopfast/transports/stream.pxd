@@ -9,7 +9,8 @@ from loopfast.transports.base cimport NativeTransport
 
 
 ctypedef struct StreamBlock:
-    # One allocation per connection: the uv handle, which libuv knows as uv_stream_t, and the one write request in flight.
+    # One allocation per connection: the uv handle, which libuv knows as uv_stream_t, and the one write request in
+    # flight.
     uv.uv_tcp_t stream
     uv.uv_write_t request
 
@@ -19,8 +20,8 @@ cdef class StreamTransport(NativeTransport):
         # --- reading
         bint reading
         bint paused
-        # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory needs no
-        # export (owned), or the export.
+        # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory
+        # needs no export (owned), or the export.
         bint buffered
         PyObject* lent
         bint exporting
@@ -28,8 +29,8 @@ cdef class StreamTransport(NativeTransport):
         bint lending
         Py_buffer export
 
-        # --- writing. Segments not yet taken by the kernel, in order: bufs[first:first+count], the object that owns the memory of
-        # each in owners. The first `in_flight` of them belong to the write request in progress.
+        # --- writing. Segments not yet taken by the kernel, in order: bufs[first:first+count], the object that owns the
+        # memory of each in owners. The first `in_flight` of them belong to the write request in progress.
         uv.uv_buf_t* bufs
         PyObject** owners
         int first
@@ -40,7 +41,8 @@ cdef class StreamTransport(NativeTransport):
         PyObject* inline_owners[2]
         # Bytes of the segments that are not in flight.
         size_t queued
-        # The context of the write that started the request in flight, for resume_writing() (owned); NULL: the connection's.
+        # The context of the write that started the request in flight, for resume_writing() (owned); NULL: the
+        # connection's.
         PyObject* write_context
         # Send each write at once instead of at the end of the turn.
         bint at_once

@@ -1,8 +1,8 @@
 """Reading and writing of a byte stream: the hot paths of TCP and UNIX connections.
 
-Reading: libuv reads into the loop's buffer, the protocol gets a ``bytes`` of exactly the size read (or has its own buffer
-filled). Writing: the writes of a turn are gathered and sent with one vectored call at its end; what the kernel does not
-take goes into one libuv write request, and what is written meanwhile queues behind it.
+Reading: libuv reads into the loop's buffer, the protocol gets a ``bytes`` of exactly the size read (or has its own
+buffer filled). Writing: the writes of a turn are gathered and sent with one vectored call at its end; what the kernel
+does not take goes into one libuv write request, and what is written meanwhile queues behind it.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from loopfast.includes cimport uv
 from loopfast.includes.buffer cimport lf_plain_buffer
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyContext_CopyCurrent,
-    PyLong_FromSsize_t, PyObject_VectorcallMethod,
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    PyContext_CopyCurrent, PyLong_FromSsize_t, PyObject_VectorcallMethod,
 )
 from loopfast.transports.base cimport NativeTransport, received_bytes, release_received
 
@@ -32,8 +32,8 @@ cdef enum:
     READ_BUFFER_SIZE = 120 * 1024
     # Bytes gathered in one turn beyond which they are sent without waiting for its end.
     GATHER_LIMIT = 64 * 1024
-    # Bytes up to which a gathered write is copied: neighbours become one segment, and the caller's object is free at once, so
-    # that the next read can use it again.
+    # Bytes up to which a gathered write is copied: neighbours become one segment, and the caller's object is free at
+    # once, so that the next read can use it again.
     SMALL_WRITE = 4096
     # Segments of one vectored call; IOV_MAX on every supported system.
     SEGMENTS_PER_CALL = 1024
@@ -50,7 +50,7 @@ cdef inline int propagate() except -1:
     return -1
 
 
-# --------------------------------------------------------------------------------------------------- libuv's own callbacks
+# ------------------------------------------------------------------------------------------------ libuv's own callbacks
 
 cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf) noexcept:
     """Lend the buffer for one read. Touches no Python object unless the protocol brings its own buffer."""
@@ -63,8 +63,8 @@ cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf
         return
     hold_gil(<LoopState*> handle.loop.data)
     stream = <StreamTransport> handle.data
-    # libuv calls its read callback after this one in any case, so what runs here must not stop the reading (and with it drop
-    # that callback): stop_reading() leaves it to on_uv_read().
+    # libuv calls its read callback after this one in any case, so what runs here must not stop the reading (and with it
+    # drop that callback): stop_reading() leaves it to on_uv_read().
     stream.lending = True
     try:
         stream.lend_buffer(buf)
@@ -303,8 +303,8 @@ cdef class StreamTransport(NativeTransport):
             return self.on_protocol_error(exc, "Fatal error: protocol.get_buffer() call failed.")
         if self.export.len == 0:
             PyBuffer_Release(&self.export)
-            return self.on_protocol_error(
-                RuntimeError("get_buffer() returned an empty buffer"), "Fatal error: protocol.get_buffer() call failed.")
+            empty = RuntimeError("get_buffer() returned an empty buffer")
+            return self.on_protocol_error(empty, "Fatal error: protocol.get_buffer() call failed.")
         self.exporting = True
         buf.base = <char*> self.export.buf
         buf.len = self.export.len
@@ -351,8 +351,9 @@ cdef class StreamTransport(NativeTransport):
     def write(self, data):
         """Send *data*, a bytes-like object, without blocking.
 
-        The bytes leave at the end of the running turn, together with whatever else was written in it, or at once when more
-        than 64 KiB (or more than the high-water mark) have gathered. *data* may be changed as soon as this returns.
+        The bytes leave at the end of the running turn, together with whatever else was written in it, or at once when
+        more than 64 KiB (or more than the high-water mark) have gathered. *data* may be changed as soon as this
+        returns.
 
         Raises:
             TypeError: *data* is not bytes, bytearray or memoryview.
@@ -521,10 +522,11 @@ cdef class StreamTransport(NativeTransport):
         """Hand the queue to libuv, which sends it as the socket becomes writable."""
         cdef StreamBlock* block = <StreamBlock*> self.handle
         cdef int segments = min(self.count, SEGMENTS_PER_CALL)
+        cdef uv.uv_stream_t* stream = <uv.uv_stream_t*> &block.stream
         cdef int status
         cdef int i
         keep_copies(self)
-        status = uv.uv_write(&block.request, <uv.uv_stream_t*> &block.stream, self.bufs + self.first, segments, on_uv_write)
+        status = uv.uv_write(&block.request, stream, self.bufs + self.first, segments, on_uv_write)
         if status < 0:
             self.drop_queue()
             return self.on_write_error(error_from_uv(status))

@@ -7,7 +7,8 @@ from loopfast.transports.stream cimport StreamTransport
 
 cdef class SocketStream(StreamTransport):
     cdef:
-        # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv closes.
+        # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv
+        # closes.
         object sock
         int fd
         # The peer as accept() reported it (ss_family 0: not known), and the name of either end once it was asked for.
@@ -21,8 +22,10 @@ cdef class SocketStream(StreamTransport):
 
 
 # The transport of an accepted connection; its descriptor belongs to the transport, also if this raises.
-cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server,
-                                     object context)
+cdef SocketStream accepted_transport(
+    LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server, object context
+)
 # The transport of a connected socket object, whose descriptor it takes over unless this raises.
-cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server,
-                                   object context)
+cdef SocketStream socket_transport(
+    LoopCore loop, object sock, object protocol, object waiter, dict extra, object server, object context
+)

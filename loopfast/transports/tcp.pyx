@@ -175,8 +175,9 @@ class TCPTransport(SocketStream):
         return _StreamInterface
 
 
-cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol,
-                                     object server, object context):
+cdef SocketStream accepted_transport(
+    LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server, object context
+):
     cdef SocketStream transport = TCPTransport.__new__(TCPTransport)
     try:
         transport.open_socket(loop, fd, peer.ss_family, None)
@@ -189,8 +190,9 @@ cdef SocketStream accepted_transport(LoopCore loop, int fd, sockaddr_storage* pe
     return transport
 
 
-cdef SocketStream socket_transport(LoopCore loop, object sock, object protocol, object waiter, dict extra, object server,
-                                   object context):
+cdef SocketStream socket_transport(
+    LoopCore loop, object sock, object protocol, object waiter, dict extra, object server, object context
+):
     cdef SocketStream transport = TCPTransport.__new__(TCPTransport)
     cdef int fd = sock.fileno()
     # libuv aborts the process on a descriptor that cannot be polled.

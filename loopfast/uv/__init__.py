@@ -1,8 +1,8 @@
 """The low-level libuv binding: a cffi API-mode module on the very libuv that loopfast's event loop runs on.
 
-`lib` holds libuv's functions and constants under their own names (https://docs.libuv.org), `ffi` makes and casts C data.
-A handle made here on `loop_pointer(loop)` is an equal of the loop's own. Rules libuv sets: call into a loop only from the
-thread that runs it; keep a handle's memory and its callback alive until its close callback has run.
+`lib` holds libuv's functions and constants under their own names (https://docs.libuv.org), `ffi` makes and casts C
+data. A handle made here on `loop_pointer(loop)` is an equal of the loop's own. Rules libuv sets: call into a loop only
+from the thread that runs it; keep a handle's memory and its callback alive until its close callback has run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def _check_library() -> None:
     if lib.uv_version() != lib.LOOPFAST_UV_HEADER_VERSION or lib.uv_loop_size() != ffi.sizeof("uv_loop_t"):
         raise ImportError(
             f"loopfast.uv was compiled against libuv {headers} (loop of {ffi.sizeof('uv_loop_t')} bytes), but libuv "
-            f"{version()} (loop of {lib.uv_loop_size()} bytes) is loaded; another libuv in this process comes first")
+            f"{version()} (loop of {lib.uv_loop_size()} bytes) is loaded; another libuv in this process comes first"
+        )
 
 
 _check_library()

@@ -1,6 +1,7 @@
 """Builds loopfast.uv._uv, cffi's API-mode module over the shared libuv. setup.py runs this file; nothing imports it.
 
-Declarations follow libuv's documentation. `...` leaves sizes, offsets and values to the C compiler, so no header is copied.
+Declarations follow libuv's documentation. `...` leaves sizes, offsets and values to the C compiler, so no header is
+copied.
 """
 
 from cffi import FFI
@@ -14,8 +15,8 @@ static const char *const LOOPFAST_UV_HEADER_VERSION_STRING;
 
 /* Types. */
 typedef enum {
-    UV_UNKNOWN_HANDLE, UV_ASYNC, UV_CHECK, UV_FS_EVENT, UV_FS_POLL, UV_HANDLE, UV_IDLE, UV_NAMED_PIPE, UV_POLL, UV_PREPARE,
-    UV_PROCESS, UV_STREAM, UV_TCP, UV_TIMER, UV_TTY, UV_UDP, UV_SIGNAL, UV_FILE, ...
+    UV_UNKNOWN_HANDLE, UV_ASYNC, UV_CHECK, UV_FS_EVENT, UV_FS_POLL, UV_HANDLE, UV_IDLE, UV_NAMED_PIPE, UV_POLL,
+    UV_PREPARE, UV_PROCESS, UV_STREAM, UV_TCP, UV_TIMER, UV_TTY, UV_UDP, UV_SIGNAL, UV_FILE, ...
 } uv_handle_type;
 typedef enum { UV_RUN_DEFAULT, UV_RUN_ONCE, UV_RUN_NOWAIT, ... } uv_run_mode;
 typedef int... uv_os_fd_t;
@@ -112,9 +113,10 @@ SOURCE = """
 #define LOOPFAST_TEXT_(x) #x
 #define LOOPFAST_TEXT(x) LOOPFAST_TEXT_(x)
 #define LOOPFAST_UV_HEADER_VERSION_STRING                                                                   \\
-    LOOPFAST_TEXT(UV_VERSION_MAJOR) "." LOOPFAST_TEXT(UV_VERSION_MINOR) "." LOOPFAST_TEXT(UV_VERSION_PATCH) UV_VERSION_SUFFIX
+    LOOPFAST_TEXT(UV_VERSION_MAJOR) "." LOOPFAST_TEXT(UV_VERSION_MINOR)                                     \\
+    "." LOOPFAST_TEXT(UV_VERSION_PATCH) UV_VERSION_SUFFIX
 
-/* cffi passes no Python objects, so the caller hands over the address of one it keeps alive. cffi has let go of the GIL. */
+/* cffi passes no Python objects: the caller hands over the address of one it keeps alive. cffi lets go of the GIL. */
 static void *loopfast_capsule_pointer(uintptr_t capsule)
 {
     PyGILState_STATE gil = PyGILState_Ensure();

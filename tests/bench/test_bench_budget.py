@@ -67,7 +67,10 @@ def test_the_gate_refuses_what_is_above_the_tolerance_and_what_is_missing() -> N
     ]
     refused = report.gate(bad, TARGETS, TOLERANCE)
     assert [line.split(":")[1].split(",")[0].strip() for line in refused] == [
-        "1031 instructions", "2.23 system calls", "mmap 10x", "not measured",
+        "1031 instructions",
+        "2.23 system calls",
+        "mmap 10x",
+        "not measured",
     ]
 
 
@@ -99,9 +102,12 @@ def test_the_table_shows_every_row_also_missing_ones() -> None:
 def test_strace_log_is_cut_at_the_marks() -> None:
     mark = f'7 write(-1, "{measure.MARK}", 13) = -1 EBADF (Bad file descriptor)\n'
     log = (
-        "7 read(3, ...) = 1\n" + mark
-        + '7 read(3, "x", 1) = 1\n8 futex(0x1, FUTEX_WAIT <unfinished ...>\n' + mark
-        + '7 read(3, "x", 1) = 1\n8 <... futex resumed>) = 0\n7 write(4, "loopfast-mark", 13) = 13\n' + mark
+        "7 read(3, ...) = 1\n"
+        + mark
+        + '7 read(3, "x", 1) = 1\n8 futex(0x1, FUTEX_WAIT <unfinished ...>\n'
+        + mark
+        + '7 read(3, "x", 1) = 1\n8 <... futex resumed>) = 0\n7 write(4, "loopfast-mark", 13) = 13\n'
+        + mark
         + "7 close(3) = 0\n"
     )
     assert measure.sections_of(log) == [{"read": 1, "futex": 1}, {"read": 1, "write": 1}]
@@ -160,9 +166,23 @@ def test_differencing_finds_the_known_cost(tmp_path, monkeypatch: pytest.MonkeyP
 def test_the_command_measures_gates_and_names_what_is_missing(tmp_path) -> None:
     result = tmp_path / "result.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bench.budget", "call_soon", "tcp_echo", "--quick", "--gate", "--json", str(result),
-         "--loops", "asyncio,no_such_package:new_event_loop"],
-        cwd=native.ROOT, capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "bench.budget",
+            "call_soon",
+            "tcp_echo",
+            "--quick",
+            "--gate",
+            "--json",
+            str(result),
+            "--loops",
+            "asyncio,no_such_package:new_event_loop",
+        ],
+        cwd=native.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     assert "No module named 'no_such_package'" in done.stdout

@@ -50,8 +50,12 @@ def test_every_route_is_checked_and_the_loops_are_set_side_by_side(loop: str) ->
 @pytest.mark.parametrize("loop", LOOPS)
 def test_serve_answers_until_interrupted(loop: str) -> None:
     server = subprocess.Popen(
-        [*COMMAND, "--serve", "--port", "0", "--loop", loop], cwd=native.ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        [*COMMAND, "--serve", "--port", "0", "--loop", loop],
+        cwd=native.ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         url = re.search(r"http://[\d.:]+", server.stdout.readline())[0]
@@ -69,7 +73,11 @@ def test_serve_answers_until_interrupted(loop: str) -> None:
 
 def test_an_interrupt_leaves_no_process_behind() -> None:
     running = subprocess.Popen(
-        [*COMMAND, "--loop", "asyncio"], cwd=native.ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*COMMAND, "--loop", "asyncio"],
+        cwd=native.ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
     for line in running.stdout:

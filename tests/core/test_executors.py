@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import inspect
 import socket
-import sys
 import threading
 import time
 

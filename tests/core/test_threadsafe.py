@@ -189,7 +189,7 @@ def test_other_threads_run_while_the_loop_sleeps(loop):
     assert ticks[-1] < end
 
 
-# ------------------------------------------------------------------------------------------------- handles (Python 3.14)
+# ------------------------------------------------------------------------------------------------ handles (Python 3.14)
 
 thread_safe_handles = pytest.mark.skipif(
     not hasattr(asyncio.events, "_ThreadSafeHandle"), reason="thread-safe handles came with Python 3.14"

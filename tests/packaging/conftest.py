@@ -25,8 +25,15 @@ def project() -> Path:
 def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which any attempt to use a network fails at once."""
     nowhere = "http://127.0.0.1:9"
-    return {**os.environ, "PIP_NO_INDEX": "1", "https_proxy": nowhere, "http_proxy": nowhere, "all_proxy": nowhere,
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1", "HOME": str(tmp_path_factory.mktemp("home"))}
+    return {
+        **os.environ,
+        "PIP_NO_INDEX": "1",
+        "https_proxy": nowhere,
+        "http_proxy": nowhere,
+        "all_proxy": nowhere,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "HOME": str(tmp_path_factory.mktemp("home")),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -43,8 +43,12 @@ def python(folder: Path) -> str:
 
 
 def build(folder: Path, out: Path, what: str, environment: dict[str, str]) -> Path:
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", what, "--outdir", out, folder],
-                   check=True, env=environment, timeout=800)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", what, "--outdir", out, folder],
+        check=True,
+        env=environment,
+        timeout=800,
+    )
     [made] = out.iterdir()
     return made
 
@@ -82,10 +86,24 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sdist_holds_sources_only(sdist: Path) -> None:
     with tarfile.open(sdist) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
-    assert {"pyproject.toml", "setup.py", "LICENSE", "README.md", "loopfast/core.pyx", "loopfast/core.pxd",
-            "loopfast/includes/platform.h", "vendor/libuv.toml", "vendor/libuv/include/uv.h", "vendor/libuv/src/uv-common.c",
-            "vendor/libuv/LICENSE"} <= names
-    generated = [name for name in names if name.endswith((".so", ".o", ".pyc")) or (name.endswith(".c") and name.startswith("loopfast/"))]
+    assert {
+        "pyproject.toml",
+        "setup.py",
+        "LICENSE",
+        "README.md",
+        "loopfast/core.pyx",
+        "loopfast/core.pxd",
+        "loopfast/includes/platform.h",
+        "vendor/libuv.toml",
+        "vendor/libuv/include/uv.h",
+        "vendor/libuv/src/uv-common.c",
+        "vendor/libuv/LICENSE",
+    } <= names
+    generated = [
+        name
+        for name in names
+        if name.endswith((".so", ".o", ".pyc")) or (name.endswith(".c") and name.startswith("loopfast/"))
+    ]
     assert generated == []
 
 
@@ -98,26 +116,49 @@ def test_the_wheel_holds_one_libuv_and_the_licences(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".pyx", ".c"))]
 
 
-def test_the_wheel_runs_outside_the_checkout(wheel: Path, environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
-    subprocess.run([python(environment), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel], check=True, env=offline)
+def test_the_wheel_runs_outside_the_checkout(
+    wheel: Path, environment: Path, offline: dict[str, str], tmp_path: Path
+) -> None:
+    subprocess.run(
+        [python(environment), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel],
+        check=True,
+        env=offline,
+    )
     clean = {name: value for name, value in offline.items() if not name.startswith("PYTHON")}
-    done = subprocess.run([python(environment), "-c", PROGRAM], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [python(environment), "-c", PROGRAM], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60
+    )
     assert done.stderr == "" and done.returncode == 0
     answer, place = done.stdout.splitlines()
     assert answer == "ping" and Path(place).is_relative_to(environment)
-    report = subprocess.run([python(environment), "-m", "loopfast"], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60)
+    report = subprocess.run(
+        [python(environment), "-m", "loopfast"], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60
+    )
     assert report.returncode == 0 and "libuv" in report.stdout
 
 
-def test_another_libuv_than_compiled_against_is_refused(wheel: Path, environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
+def test_another_libuv_than_compiled_against_is_refused(
+    wheel: Path, environment: Path, offline: dict[str, str], tmp_path: Path
+) -> None:
     """A library that answers like libuv 1.2.3, loaded first, interposes."""
-    subprocess.run([python(environment), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel], check=True, env=offline)
+    subprocess.run(
+        [python(environment), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel],
+        check=True,
+        env=offline,
+    )
     (tmp_path / "other.c").write_text(
-        'unsigned uv_version(void) { return 0x010203; }\nconst char *uv_version_string(void) { return "1.2.3"; }\n')
+        'unsigned uv_version(void) { return 0x010203; }\nconst char *uv_version_string(void) { return "1.2.3"; }\n'
+    )
     other = tmp_path / "other.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", other, tmp_path / "other.c"], check=True)
-    done = subprocess.run([python(environment), "-c", "import loopfast"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env={**offline, "LD_PRELOAD": str(other)})
+    done = subprocess.run(
+        [python(environment), "-c", "import loopfast"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**offline, "LD_PRELOAD": str(other)},
+    )
     assert done.returncode == 1
     assert "ImportError" in done.stderr and "1.2.3" in done.stderr
 
@@ -126,7 +167,11 @@ def test_nothing_in_the_wheel_points_to_this_machine(wheel: Path, checkout: Path
     """No library path of the interpreter, no folder of the build: only `$ORIGIN` leads from a module to libuv."""
     here = [str(path).encode() for path in (checkout, Path.home(), sysconfig.get_config_var("LIBDIR"), sys.prefix)]
     with zipfile.ZipFile(wheel) as bundle:
-        binaries = {name: bundle.read(name) for name in bundle.namelist() if name.endswith((".so", ".so.1", ".dylib", ".pyd", ".dll"))}
+        binaries = {
+            name: bundle.read(name)
+            for name in bundle.namelist()
+            if name.endswith((".so", ".so.1", ".dylib", ".pyd", ".dll"))
+        }
     assert len(binaries) > 5
     assert [(name, path) for name, content in binaries.items() for path in here if path in content] == []
 
@@ -145,21 +190,43 @@ def build_environment(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_editable_installation(checkout: Path, build_environment: Path, offline: dict[str, str], tmp_path: Path) -> None:
+def test_an_editable_installation(
+    checkout: Path, build_environment: Path, offline: dict[str, str], tmp_path: Path
+) -> None:
     clean = {name: value for name, value in offline.items() if not name.startswith("PYTHON")}
-    subprocess.run([python(build_environment), "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", checkout],
-                   check=True, env=clean, timeout=800)
-    done = subprocess.run([python(build_environment), "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=clean)
+    subprocess.run(
+        [python(build_environment), "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", checkout],
+        check=True,
+        env=clean,
+        timeout=800,
+    )
+    done = subprocess.run(
+        [python(build_environment), "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=clean
+    )
     assert done.stderr == "" and done.stdout.splitlines() == ["ping", str(checkout / "loopfast")]
 
     # What is edited is what runs; and a second build finds everything up to date.
     version = checkout / "loopfast/_version.py"
     version.write_text(version.read_text() + '__version__ += "+edited"\n')
-    shown = subprocess.run([python(build_environment), "-c", "import loopfast; print(loopfast.__version__)"], cwd=tmp_path,
-                           capture_output=True, text=True, timeout=60, env=clean, check=True)
+    shown = subprocess.run(
+        [python(build_environment), "-c", "import loopfast; print(loopfast.__version__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean,
+        check=True,
+    )
     assert shown.stdout.strip().endswith("+edited")
-    again = subprocess.run([python(build_environment), "setup.py", "-q", "build_ext", "--inplace"], cwd=checkout,
-                           capture_output=True, text=True, timeout=300, env=clean, check=True)
+    again = subprocess.run(
+        [python(build_environment), "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=clean,
+        check=True,
+    )
     assert "ompiling" not in again.stdout + again.stderr and "building libuv" not in again.stderr
 
 
@@ -172,13 +239,31 @@ def system_libuv(libuv_files: dict[str, bytes], tmp_path: Path) -> Path:
     shutil.copytree(source / "include", prefix / "include")
     recipe = libuv_build.platform_for()
     subprocess.run(
-        ["cc", "-O1", "-fPIC", "-shared", "-std=gnu11", "-fno-strict-aliasing", "-Iinclude", "-Isrc", "-Wl,-soname,libuv.so.1",
-         *(f"-D{name}" if value is None else f"-D{name}={value}" for name, value in recipe.macros), *recipe.sources,
-         *(f"-l{name}" for name in recipe.libraries), "-o", prefix / "lib/libuv.so.1"], cwd=source, check=True, timeout=300)
+        [
+            "cc",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-std=gnu11",
+            "-fno-strict-aliasing",
+            "-Iinclude",
+            "-Isrc",
+            "-Wl,-soname,libuv.so.1",
+            *(f"-D{name}" if value is None else f"-D{name}={value}" for name, value in recipe.macros),
+            *recipe.sources,
+            *(f"-l{name}" for name in recipe.libraries),
+            "-o",
+            prefix / "lib/libuv.so.1",
+        ],
+        cwd=source,
+        check=True,
+        timeout=300,
+    )
     (prefix / "lib/libuv.so").symlink_to("libuv.so.1")
     (prefix / "lib/pkgconfig/libuv.pc").write_text(
         f"Name: libuv\nDescription: I/O\nVersion: {libuv_build.header_version(source / 'include')}\n"
-        f"Libs: -L{prefix}/lib -luv\nCflags: -I{prefix}/include\n")
+        f"Libs: -L{prefix}/lib -luv\nCflags: -I{prefix}/include\n"
+    )
     return prefix
 
 
@@ -187,20 +272,43 @@ def test_the_systems_libuv(checkout: Path, system_libuv: Path, offline: dict[str
     clean = {name: value for name, value in offline.items() if not name.startswith(("PYTHON", "LOOPFAST_"))}
     switched = clean | {"LOOPFAST_SYSTEM_LIBUV": "1", "PKG_CONFIG_PATH": str(system_libuv / "lib/pkgconfig")}
     out = tmp_path / "out"
-    subprocess.run([sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "build", "--build-lib", out],
-                   cwd=checkout, env=switched, check=True, timeout=800)
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "build", "--build-lib", out],
+        cwd=checkout,
+        env=switched,
+        check=True,
+        timeout=800,
+    )
     assert not (out / "loopfast/_lib").exists()
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env=clean | {"PYTHONPATH": str(out), "LD_LIBRARY_PATH": str(system_libuv / "lib")})
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean | {"PYTHONPATH": str(out), "LD_LIBRARY_PATH": str(system_libuv / "lib")},
+    )
     assert done.stderr == "" and done.stdout.splitlines() == ["ping", str(out / "loopfast")]
-    loaded = subprocess.run([sys.executable, "-c", "import loopfast; print(open('/proc/self/maps').read())"], cwd=tmp_path,
-                            capture_output=True, text=True, timeout=60, check=True,
-                            env=clean | {"PYTHONPATH": str(out), "LD_LIBRARY_PATH": str(system_libuv / "lib")}).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import loopfast; print(open('/proc/self/maps').read())"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=clean | {"PYTHONPATH": str(out), "LD_LIBRARY_PATH": str(system_libuv / "lib")},
+    ).stdout
     assert str(system_libuv / "lib/libuv.so.1") in loaded and "libloopfast-uv" not in loaded
 
 
 def test_a_missing_compiler_is_one_clear_error(checkout: Path, offline: dict[str, str], tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--build-temp", tmp_path, "--build-lib", tmp_path],
-                          cwd=checkout, env={**offline, "CC": "no-such-compiler"}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-temp", tmp_path, "--build-lib", tmp_path],
+        cwd=checkout,
+        env={**offline, "CC": "no-such-compiler"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode != 0
     assert "no-such-compiler" in done.stderr and "Traceback" not in done.stderr

@@ -57,7 +57,9 @@ def test_header_version(libuv_files: Files, release: fetch.Release, tmp_path: Pa
         ({"LOOPFAST_DEBUG": "1", "LOOPFAST_SYSTEM_LIBUV": "1"}, "debug-system"),
     ],
 )
-def test_each_configuration_has_its_own_folder(environment: dict[str, str], tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_configuration_has_its_own_folder(
+    environment: dict[str, str], tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("LOOPFAST_DEBUG", "LOOPFAST_SYSTEM_LIBUV", "LOOPFAST_SANITIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -111,10 +113,15 @@ def pkg_config(folder: Path, script: str) -> str:
 @posix
 @pytest.mark.parametrize("version", ["1.49.0", "1.52.1", "2.0.0", "1.60.0-dev"])
 def test_system_libuv(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = f"case $1 in --modversion) echo {version};; --cflags) echo -I/opt/uv/include;; --libs) echo -L/opt/uv/lib -luv;; esac"
+    answers = f"--modversion) echo {version};; --cflags) echo -I/opt/uv/include;; --libs) echo -L/opt/uv/lib -luv;;"
+    script = f"case $1 in {answers} esac"
     monkeypatch.setenv("PKG_CONFIG", pkg_config(tmp_path, script))
     found = build.system_libuv()
-    assert (found.version, found.include_dirs, found.link_args) == (version, ["/opt/uv/include"], ["-L/opt/uv/lib", "-luv"])
+    assert (found.version, found.include_dirs, found.link_args) == (
+        version,
+        ["/opt/uv/include"],
+        ["-L/opt/uv/lib", "-luv"],
+    )
     assert found.objects == []
 
 
@@ -142,7 +149,9 @@ def test_no_system_libuv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 ORIGINAL = "one\ntwo\nthree\nfour\nfive\nsix\nseven\n"
 REASON = "Because the test says so.\n\n"
-TWO_HUNKS = REASON + """\
+TWO_HUNKS = (
+    REASON
+    + """\
 --- a/src/x.c
 +++ b/src/x.c
 @@ -1,3 +1,4 @@
@@ -155,6 +164,7 @@ TWO_HUNKS = REASON + """\
 -six
  seven
 """
+)
 
 
 @pytest.fixture
@@ -212,8 +222,14 @@ def test_our_patches_fit_the_pinned_source(libuv_files: Files, tmp_path: Path) -
 
 def build_ext(checkout: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """An in-place build in `checkout` that is expected to fail before it compiles anything."""
-    return subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=checkout, capture_output=True,
-                          text=True, timeout=110, env=environment)
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env=environment,
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""vendor/fetch.py: every place libuv can come from, verified by content; a changed source is refused, with one clear error."""
+"""vendor/fetch.py: every place libuv can come from, verified by content; a changed source is refused, with one clear
+error."""
 
 from __future__ import annotations
 
@@ -140,8 +141,8 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libuv_archive: Pat
     folder.mkdir()
     scripts = {
         "apt-get": "echo 'Debian|http://security.example/debian-security/'; echo 'Other|http://other.example/'\n"
-                   "echo 'Debian|http://pool.example/debian/'",
-        "apt-helper": f'case "$2" in *missing*) echo "E: 404 Not Found" >&2; exit 100;; esac; cp "{libuv_archive}" "$3"',
+        "echo 'Debian|http://pool.example/debian/'",
+        "apt-helper": f'case "$2" in *missing*) echo "E: 404 Not Found" >&2; exit 100; esac; cp "{libuv_archive}" "$3"',
     }
     for name, text in scripts.items():
         path = folder / name
@@ -179,8 +180,9 @@ def test_override(clean: Path, kind: str, libuv_files: Files, tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("no_network")
-def test_override_comes_before_the_tree(clean: Path, libuv_archive: Path, libuv_files: Files,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_override_comes_before_the_tree(
+    clean: Path, libuv_archive: Path, libuv_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetch.write_tree(tampered(libuv_files), clean)
     monkeypatch.setenv(fetch.OVERRIDE, str(libuv_archive))
     fetch.fetch(tree=clean)
@@ -204,8 +206,14 @@ def test_cache(clean: Path, libuv_files: Files, release: Release) -> None:
     assert fetch.read_folder(clean) == libuv_files
 
 
-def test_upstream_then_offline(clean: Path, upstream: Server, libuv_archive: Path, libuv_files: Files, release: Release,
-                               request: pytest.FixtureRequest) -> None:
+def test_upstream_then_offline(
+    clean: Path,
+    upstream: Server,
+    libuv_archive: Path,
+    libuv_files: Files,
+    release: Release,
+    request: pytest.FixtureRequest,
+) -> None:
     upstream.pages["/libuv.tar.gz"] = libuv_archive.read_bytes()
     pin = only(release, upstream=(upstream.url("/gone"), upstream.url("/libuv.tar.gz")))
     said: list[str] = []
@@ -220,8 +228,9 @@ def test_upstream_then_offline(clean: Path, upstream: Server, libuv_archive: Pat
 
 
 @posix
-def test_silent_upstream_does_not_hold_up_the_next_place(clean: Path, upstream: Server, fake_apt: Path, release: Release,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_upstream_does_not_hold_up_the_next_place(
+    clean: Path, upstream: Server, fake_apt: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetch, "UPSTREAM_TIMEOUT", 0.2)
     pin = only(release, upstream=(upstream.url("/silent"),))
     assert fetch.fetch(pin, tree=clean).origin == "Debian's pool"
@@ -243,7 +252,9 @@ def test_apt(clean: Path, upstream: Server, fake_apt: Path, libuv_files: Files, 
 
 @posix
 def test_an_older_release_stands_in(clean: Path, upstream: Server, fake_apt: Path, release: Release) -> None:
-    newer = dataclasses.replace(release, version="9.9.9", tree="0" * 64, upstream=(upstream.url("/9"),), debian_file="missing")
+    newer = dataclasses.replace(
+        release, version="9.9.9", tree="0" * 64, upstream=(upstream.url("/9"),), debian_file="missing"
+    )
     older = dataclasses.replace(release, upstream=(upstream.url("/1"),))
     assert fetch.fetch(Pin((newer, older), "1.49.0"), tree=clean).release == older
 
@@ -265,13 +276,27 @@ def test_nothing_works(clean: Path, upstream: Server, fake_apt: Path, release: R
     with pytest.raises(SupplyError) as caught:
         fetch.fetch(pin, tree=clean)
     text = str(caught.value)
-    for part in ("/gone", "404", "127.0.0.1:1", "refused", "E: 404 Not Found", f"Set {fetch.OVERRIDE}", release.version):
+    for part in (
+        "/gone",
+        "404",
+        "127.0.0.1:1",
+        "refused",
+        "E: 404 Not Found",
+        f"Set {fetch.OVERRIDE}",
+        release.version,
+    ):
         assert part.lower() in text.lower()
     assert not clean.exists()
 
 
-def test_an_unwritable_cache_is_no_obstacle(clean: Path, upstream: Server, libuv_archive: Path, release: Release,
-                                            tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_no_obstacle(
+    clean: Path,
+    upstream: Server,
+    libuv_archive: Path,
+    release: Release,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     monkeypatch.setenv(fetch.CACHE_OVERRIDE, str(blocker))
@@ -298,8 +323,9 @@ def test_changed_tree(clean: Path, change: str, libuv_files: Files) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 @pytest.mark.usefixtures("no_network")
-def test_changed_override(clean: Path, kind: str, libuv_files: Files, tmp_path: Path,
-                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_override(
+    clean: Path, kind: str, libuv_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An override is what the user asked for: unusable, it ends the search instead of being skipped."""
     fetch.write_tree(libuv_files, clean)
     path = tmp_path / "given"
@@ -311,8 +337,9 @@ def test_changed_override(clean: Path, kind: str, libuv_files: Files, tmp_path: 
     assert fetch.read_folder(clean) == libuv_files
 
 
-def test_changed_upstream(clean: Path, upstream: Server, libuv_files: Files, libuv_archive: Path, release: Release,
-                          tmp_path: Path) -> None:
+def test_changed_upstream(
+    clean: Path, upstream: Server, libuv_files: Files, libuv_archive: Path, release: Release, tmp_path: Path
+) -> None:
     upstream.pages["/bad"] = write_tar(tmp_path / "bad", tampered(libuv_files), "x").read_bytes()
     upstream.pages["/good"] = libuv_archive.read_bytes()
     fetch.fetch(only(release, upstream=(upstream.url("/bad"), upstream.url("/good"))), tree=clean)
@@ -320,8 +347,9 @@ def test_changed_upstream(clean: Path, upstream: Server, libuv_files: Files, lib
     assert upstream.asked == ["/bad", "/good"]
 
 
-def test_damaged_cache_is_fetched_again(clean: Path, upstream: Server, libuv_files: Files, libuv_archive: Path,
-                                        release: Release) -> None:
+def test_damaged_cache_is_fetched_again(
+    clean: Path, upstream: Server, libuv_files: Files, libuv_archive: Path, release: Release
+) -> None:
     fetch.write_tree(tampered(libuv_files), fetch.cache_path(release))
     upstream.pages["/good"] = libuv_archive.read_bytes()
     said: list[str] = []
@@ -345,10 +373,16 @@ def test_changed_pool(clean: Path, upstream: Server, fake_apt: Path, release: Re
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not a readable"), (b"<html>not found</html>", "not a readable"), (b"\x1f\x8b\x08" + bytes(20), "not a readable"),
-     (b"PK\x05\x06" + bytes(18), "no libuv source")],
+    [
+        (b"", "not a readable"),
+        (b"<html>not found</html>", "not a readable"),
+        (b"\x1f\x8b\x08" + bytes(20), "not a readable"),
+        (b"PK\x05\x06" + bytes(18), "no libuv source"),
+    ],
 )
-def test_not_an_archive(clean: Path, content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_an_archive(
+    clean: Path, content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "given"
     path.write_bytes(content)
     monkeypatch.setenv(fetch.OVERRIDE, str(path))
@@ -439,8 +473,14 @@ def test_licences_are_the_sources_own(project: Path, libuv_files: Files) -> None
 
 
 def command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "vendor/fetch.py", *map(str, arguments)], cwd=Path(fetch.__file__).parents[1], capture_output=True,
-                          text=True, timeout=60, env=os.environ | environment)
+    return subprocess.run(
+        [sys.executable, "vendor/fetch.py", *map(str, arguments)],
+        cwd=Path(fetch.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+    )
 
 
 def test_command_prints_a_digest(libuv_archive: Path, release: Release) -> None:

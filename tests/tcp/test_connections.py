@@ -13,8 +13,19 @@ import tempfile
 
 import pytest
 from support import (
-    Echo, LOCALHOST, Recorder, gc_disabled, open_descriptors, pattern, read_exactly, run_program, serving, settle,
-    tcp_pair, transport_and_peer, until,
+    LOCALHOST,
+    Echo,
+    Recorder,
+    gc_disabled,
+    open_descriptors,
+    pattern,
+    read_exactly,
+    run_program,
+    serving,
+    settle,
+    tcp_pair,
+    transport_and_peer,
+    until,
 )
 
 
@@ -124,15 +135,18 @@ async def test_keywords_of_create_connection(loop):
         assert sock.fileno() == -1
 
 
-@pytest.mark.parametrize(("arguments", "error"), [
-    ({}, ValueError),
-    ({"host": LOCALHOST, "port": 1, "sock": socket.socket}, ValueError),
-    ({"host": LOCALHOST, "port": 1, "server_hostname": "x"}, ValueError),
-    ({"host": LOCALHOST, "port": 1, "ssl_handshake_timeout": 1}, ValueError),
-    ({"host": LOCALHOST, "port": 99999}, OverflowError),
-    ({"host": LOCALHOST, "port": 1}, OSError),
-    ({"host": "a\0b", "port": 1}, ValueError),
-])
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({}, ValueError),
+        ({"host": LOCALHOST, "port": 1, "sock": socket.socket}, ValueError),
+        ({"host": LOCALHOST, "port": 1, "server_hostname": "x"}, ValueError),
+        ({"host": LOCALHOST, "port": 1, "ssl_handshake_timeout": 1}, ValueError),
+        ({"host": LOCALHOST, "port": 99999}, OverflowError),
+        ({"host": LOCALHOST, "port": 1}, OSError),
+        ({"host": "a\0b", "port": 1}, ValueError),
+    ],
+)
 async def test_bad_arguments_of_create_connection(loop, arguments, error):
     arguments = {name: value() if value is socket.socket else value for name, value in arguments.items()}
     try:
@@ -278,10 +292,14 @@ async def test_sendfile_native_and_fallback(loop):
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-         "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
-        check=True, capture_output=True)
+        [
+            *"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(),
+            *"-addext subjectAltName=DNS:localhost,IP:127.0.0.1".split(),
+            *("-keyout", folder / "key.pem", "-out", folder / "cert.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     client = ssl.create_default_context(cafile=folder / "cert.pem")
@@ -344,7 +362,9 @@ async def test_many_connections_leave_nothing_behind_without_the_collector(loop)
 
 
 def test_a_dropped_open_transport_warns_and_closes_its_descriptor(loop_kind):
-    out = run_program(loop_kind, """
+    out = run_program(
+        loop_kind,
+        """
         loop = new_event_loop()
         one, other = socket.socketpair()
         transport, protocol = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=one))
@@ -358,12 +378,15 @@ def test_a_dropped_open_transport_warns_and_closes_its_descriptor(loop_kind):
         print(other.recv(10))
         loop.close()
         other.close()
-    """)
+    """,
+    )
     assert out.splitlines() == ["True", "b''"]
 
 
 def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind):
-    out = run_program(loop_kind, """
+    out = run_program(
+        loop_kind,
+        """
         import resource
         from asyncio import constants
         constants.ACCEPT_RETRY_DELAY = 0.05
@@ -406,7 +429,8 @@ def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind):
             await asyncio.sleep(0)
             print(messages[0])
         run(main())
-    """)
+    """,
+    )
     assert out.strip() == "socket.accept() out of system resource"
 
 
@@ -434,7 +458,11 @@ async def main():
     other.close()
 loopfast.run(main())
 """
-    subprocess.run(["strace", "-f", "-e", "trace=write,writev,sendto,sendmsg", "-s", "12", "-o", log, sys.executable, "-c", code],
-                   check=True, timeout=60, env={**os.environ})
+    subprocess.run(
+        ["strace", "-f", "-e", "trace=write,writev,sendto,sendmsg", "-s", "12", "-o", log, sys.executable, "-c", code],
+        check=True,
+        timeout=60,
+        env={**os.environ},
+    )
     sends = [line for line in log.read_text().splitlines() if "HEADER" in line or "BODY" in line]
     assert len(sends) == 1 and "writev" in sends[0]

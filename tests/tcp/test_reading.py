@@ -129,7 +129,9 @@ async def test_connection_lost_that_raises_is_reported(loop, reports):
 
 
 def test_keyboard_interrupt_in_data_received_leaves_the_loop_usable(loop_kind):
-    out = run_program(loop_kind, """
+    out = run_program(
+        loop_kind,
+        """
         class Protocol(asyncio.Protocol):
             def data_received(self, data):
                 raise KeyboardInterrupt
@@ -146,7 +148,8 @@ def test_keyboard_interrupt_in_data_received_leaves_the_loop_usable(loop_kind):
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         other.close()
-    """)
+    """,
+    )
     assert out.split() == ["interrupted", "usable"]
 
 
@@ -238,7 +241,7 @@ async def test_streams(loop):
     await server.wait_closed()
 
 
-# --------------------------------------------------------------------------------------------------- objects that are kept
+# ------------------------------------------------------------------------------------------------ objects that are kept
 
 
 async def test_data_is_not_changed_by_later_reads(loop):
@@ -285,7 +288,9 @@ async def test_data_that_something_refers_to_is_not_changed(loop, keep):
     assert [content(holder)[:1] for holder in holders] == [b"A", b"B", b"C", b"D", b"E", b"F"]
 
 
-@pytest.mark.parametrize("make", [bytearray, lambda size: memoryview(bytearray(size)), lambda size: array.array("b", bytes(size))])
+@pytest.mark.parametrize(
+    "make", [bytearray, lambda size: memoryview(bytearray(size)), lambda size: array.array("b", bytes(size))]
+)
 async def test_a_buffer_is_the_protocols_again_when_it_is_told(loop, make):
     class Protocol(asyncio.BufferedProtocol):
         def connection_made(self, transport):

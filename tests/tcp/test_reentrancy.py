@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 
@@ -162,7 +163,8 @@ def test_interrupting_inside_a_callback(loop, loop_kind, reports, callback, kind
     assert protocols[0].events.count("lost") == 1
     peer.close()
     if callback == "resume_writing" and loop_kind == "asyncio":
-        # asyncio is interrupted between emptying its queue and forgetting the descriptor, and asserts in the next event.
+        # asyncio is interrupted between emptying its queue and forgetting the descriptor, and asserts in the next
+        # event.
         assert all(isinstance(report["exception"], AssertionError) for report in reports)
         reports.clear()
 
@@ -196,10 +198,8 @@ async def test_closing_in_data_received_delivers_nothing_more(loop):
 
 
 def send_ignoring_reset(sock, data):
-    try:
+    with contextlib.suppress(ConnectionError):
         sock.sendall(data)
-    except ConnectionError:
-        pass
 
 
 async def test_pause_writing_is_not_called_inside_resume_writing(loop):

@@ -14,7 +14,7 @@ async def test_large_writes_keep_their_order(loop):
     data = pattern(MANY)
     async with transport_and_peer(send_buffer=16384) as (transport, _, peer):
         for start in range(0, MANY, 70_001):
-            transport.write(data[start:start + 70_001])
+            transport.write(data[start : start + 70_001])
         assert await read_exactly(peer, MANY) == data
 
 
@@ -23,13 +23,15 @@ async def test_small_writes_over_many_turns_keep_their_order(loop):
     async with transport_and_peer(send_buffer=8192) as (transport, _, peer):
         reader = asyncio.ensure_future(read_exactly(peer, len(data)))
         for start in range(0, len(data), 997):
-            transport.write(data[start:start + 997])
+            transport.write(data[start : start + 997])
             if start % 7 == 0:
                 await asyncio.sleep(0)
         assert await reader == data
 
 
-@pytest.mark.loopfast_only("from Python 3.12 on asyncio sends what the socket does not take at once from the caller's memory")
+@pytest.mark.loopfast_only(
+    "from Python 3.12 on asyncio sends what the socket does not take at once from the caller's memory"
+)
 @pytest.mark.parametrize("size", [10, 4096, 5000, 70_000, 8_000_000])
 @pytest.mark.parametrize("make", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
 async def test_a_buffer_may_be_changed_after_write(loop, size, make):
@@ -59,7 +61,7 @@ async def test_writelines(loop):
 async def test_thousands_of_pieces_in_one_turn(loop):
     data = pattern(40_000)
     async with transport_and_peer(send_buffer=4096) as (transport, _, peer):
-        transport.writelines([data[start:start + 8] for start in range(0, len(data), 8)])
+        transport.writelines([data[start : start + 8] for start in range(0, len(data), 8)])
         assert await read_exactly(peer, len(data)) == data
 
 

@@ -298,30 +298,44 @@ loopfast.run(main())
 found = sorted({"cffi", "_cffi_backend", "loopfast.uv"} & sys.modules.keys())
 sys.exit(f"loaded: {found}" if found else 0)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD is Linux's")
 @pytest.mark.parametrize("module", ["loopfast.core", "loopfast.uv"])
 def test_another_libuv_in_front_is_refused(module: str, tmp_path: Path) -> None:
-    """A libuv loaded globally comes before ours in the search for symbols: importing must say so instead of crashing."""
+    """A libuv loaded globally comes before ours in the search for symbols: importing must say so instead of
+    crashing."""
     compiler = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or shutil.which("cc")
     assert compiler, "the tests run where the extensions were built"
     source, library = tmp_path / "other.c", tmp_path / "libother.so"
-    source.write_text('unsigned int uv_version(void) { return 0x012c02; }\n'
-                      'const char *uv_version_string(void) { return "1.44.2"; }\n')
+    source.write_text(
+        'unsigned int uv_version(void) { return 0x012c02; }\nconst char *uv_version_string(void) { return "1.44.2"; }\n'
+    )
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
     if module == "loopfast.core":
         program = "import loopfast"
     else:
         # The package would already have refused: import the binding on its own, below a package that is only a name.
-        program = ("import sys, types; package = types.ModuleType('loopfast'); "
-                   f"package.__path__ = [{str(ROOT / 'loopfast')!r}]; sys.modules['loopfast'] = package; "
-                   "import loopfast.uv")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "LD_PRELOAD": str(library)})
+        program = (
+            "import sys, types; package = types.ModuleType('loopfast'); "
+            f"package.__path__ = [{str(ROOT / 'loopfast')!r}]; sys.modules['loopfast'] = package; "
+            "import loopfast.uv"
+        )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "LD_PRELOAD": str(library)},
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError") and "1.44.2" in last and uv.version() in last

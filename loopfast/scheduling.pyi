@@ -1,0 +1,3 @@
+# What Python code may know of the scheduling entries: nothing calls them but through the loop's own methods.
+
+def install_fast_methods(cls: type) -> None: ...
