@@ -24,6 +24,7 @@ from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
 from loopfast.server cimport Listener
 from loopfast.transports.stream cimport StreamTransport
 from loopfast.transports.tcp cimport SocketStream, accepted_transport, socket_transport
+from loopfast.transports.udp cimport datagram_transport
 
 # Looked up at each call, as asyncio does: either class may have been replaced.
 cdef dict FUTURES = asyncio.futures.__dict__
@@ -32,9 +33,12 @@ cdef str FUTURE = sys.intern("Future")
 cdef str TASK = sys.intern("Task")
 cdef object inherited_create_task = asyncio.BaseEventLoop.create_task
 cdef object inherited_make_socket_transport = asyncio.SelectorEventLoop._make_socket_transport
+cdef object inherited_make_datagram_transport = asyncio.SelectorEventLoop._make_datagram_transport
 cdef object Socket = socket.socket
 # What asyncio calls on the socket of a transport.
-cdef tuple SOCKET_METHODS = ("accept", "recv", "recv_into", "send", "sendmsg", "shutdown", "close", "fileno")
+cdef tuple SOCKET_METHODS = (
+    "accept", "recv", "recv_into", "recvfrom", "send", "sendmsg", "sendto", "shutdown", "close", "fileno",
+)
 cdef tuple LOOP_KEYWORD = (sys.intern("loop"),)
 cdef str NAME = sys.intern("name")
 cdef str CONTEXT = sys.intern("context")
@@ -54,17 +58,19 @@ cdef inline PyObject* class_in(dict module, str name) except NULL:
 
 
 def is_plain_socket(sock) -> bool:
-    """Return True if *sock* is nothing more than its descriptor: a ``socket.socket``, with no method of ours
-    overridden."""
+    """Return True if *sock* is nothing more than its descriptor: a ``socket.socket``, with no method of ours overridden.
+
+    And if libuv can own that descriptor: the numbers of the standard streams it neither closes nor expects.
+    """
     kind = type(sock)
     if kind is Socket:
-        return True
+        return not 0 <= sock.fileno() <= 2
     if not issubclass(kind, Socket):
         return False
     for name in SOCKET_METHODS:
         if getattr(kind, name) is not getattr(Socket, name):
             return False
-    return True
+    return not 0 <= sock.fileno() <= 2
 
 
 cdef int descriptor_of(object fd) except -1:
@@ -300,6 +306,14 @@ cdef class BaseLoop(LoopCore):
         transport = socket_transport(self, sock, protocol, waiter, extra, server, context)
         transport.at_once = not self.gathering
         return transport
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        """Return the transport of the datagram socket *sock*, which it takes over."""
+        self.check_open()
+        self.check_unclaimed(sock)
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or not is_plain_socket(sock):
+            return inherited_make_datagram_transport(self, sock, protocol, address, waiter, extra)
+        return datagram_transport(self, sock, protocol, address, waiter, extra)
 
     def set_write_gathering(self, enabled: bool):
         """Choose how the transports made from now on send.

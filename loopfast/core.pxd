@@ -15,6 +15,9 @@ from loopfast.includes.python cimport (
 cdef enum:
     SPARE_HANDLES = 256
     GATHER_BUFFER_SIZE = 64 * 1024
+    # Bytes that libuv needs for one datagram, and how many one read may bring.
+    DATAGRAM_SIZE = 64 * 1024
+    DATAGRAMS_PER_READ = 16
 
 
 ctypedef struct LoopState:
@@ -150,6 +153,8 @@ cdef class LoopCore:
         LoopState* state
         # Lent to a stream during one read callback, copied before it returns. Allocated at the first read.
         char* read_buffer
+        # The same for endpoints of datagrams: room for several.
+        char* datagram_buffer
 
         # The bytes object received last if nobody kept it (owned), and the bytes it has memory for.
         PyObject* spare_bytes
@@ -164,6 +169,13 @@ cdef class LoopCore:
         Py_ssize_t ring_capacity
         Py_ssize_t ring_head
         Py_ssize_t ready_count
+
+        # What a poll brought to run right after it, before all that is in the ring: readers, writers, due timers. Owned
+        # references in events[event_head:event_count]; empty but for that moment, unless a run was interrupted in it.
+        PyObject** events
+        Py_ssize_t event_capacity
+        Py_ssize_t event_head
+        Py_ssize_t event_count
 
         # Handles that have run and that nobody else refers to, for reuse (owned, empty).
         PyObject* spare[SPARE_HANDLES]
@@ -220,9 +232,11 @@ cdef class LoopCore:
     cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
     cdef Handle schedule(self, object callback, object arg, PyObject* context)
     cdef int push(self, PyObject* handle) except -1
+    cdef int push_event(self, PyObject* handle) except -1
     cdef int enter_context(self, PyObject* context) except -1
     cdef int leave_context(self) except -1
     cdef char* borrow_read_buffer(self) except NULL
+    cdef char* borrow_datagram_buffer(self) except NULL
     cdef int request_turn_end(self, LoopObject obj) except -1
     cdef int claim_descriptor(self, int fd, LoopObject owner) except -1
     cdef void release_descriptor(self, int fd, LoopObject owner) noexcept
@@ -242,8 +256,10 @@ cdef class LoopCore:
     cdef int wait(self) except -1
     cdef int wait_finely(self, double deadline) except -1
     cdef int poll(self, uv.uv_run_mode mode) except -1
-    cdef int collect_due_timers(self) except -1
+    cdef int collect_due_timers(self, uint64_t before_turn) except -1
     cdef int run_ready(self) except -1
+    cdef int run_events(self) except -1
+    cdef int look_at_the_clock(self) except -1
     cdef int run_unusual(self, PyObject* item) except -1
     cdef int run_handle(self, Handle handle) except -1
     cdef int run_handle_debug(self, Handle handle) except -1

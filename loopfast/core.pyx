@@ -21,7 +21,9 @@ from loopfast.buildinfo cimport COUNTERS
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_HANDLE, LF_UV_HANDLE, lf_freed, lf_made
-from loopfast.includes.platform cimport LF_FINE_WAIT, lf_monotonic, lf_wait_readable
+from loopfast.includes.platform cimport (
+    LF_FINE_WAIT, lf_hold_low_descriptors, lf_let_low_descriptors_go, lf_monotonic, lf_wait_readable,
+)
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_REFCNT, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact,
     PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyEval_SaveThread, PyFloat_AsDouble,
@@ -409,7 +411,9 @@ cdef class LoopCore:
         cdef LoopState* state = <LoopState*> calloc(1, sizeof(LoopState))
         if state == NULL:
             raise MemoryError("no memory for a libuv loop")
+        cdef int held = lf_hold_low_descriptors()
         cdef int status = uv.uv_loop_init(&state.loop)
+        lf_let_low_descriptors_go(held)
         if status < 0:
             free(state)
             check(status)
@@ -440,10 +444,12 @@ cdef class LoopCore:
         self.drop_handles()
         self.close_state()
         free(self.ring)
+        free(self.events)
         free(self.heap)
         free(self.turn_end)
         free(self.claims)
         free(self.read_buffer)
+        free(self.datagram_buffer)
         free(self.gather_buffer)
         Py_XDECREF(self.spare_bytes)
 
@@ -456,11 +462,11 @@ cdef class LoopCore:
             item = self.ring[self.ring_head]
             self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
             self.ready_count -= 1
-            if is_native(item):
-                (<Handle> item).is_queued = False
-                if not (<Handle> item).is_running and not (<Handle> item).is_persistent:
-                    (<Handle> item).release()
-            Py_DECREF(item)
+            drop_queued(item)
+        while self.event_head < self.event_count:
+            item = self.events[self.event_head]
+            self.event_head += 1
+            drop_queued(item)
         while self.timer_count:
             item = self.heap[self.timer_count - 1]
             self.timer_count -= 1
@@ -529,6 +535,22 @@ cdef class LoopCore:
         Py_INCREF(handle)
         self.ring[(self.ring_head + self.ready_count) & (capacity - 1)] = handle
         self.ready_count += 1
+        return 0
+
+    cdef int push_event(self, PyObject* handle) except -1:
+        """Append *handle* (a new reference is taken) to what runs right after the poll."""
+        cdef Py_ssize_t capacity
+        cdef PyObject** events
+        if self.event_count == self.event_capacity:
+            capacity = self.event_capacity * 2 if self.event_capacity else 64
+            events = <PyObject**> realloc(self.events, capacity * sizeof(PyObject*))
+            if events == NULL:
+                raise MemoryError(f"no memory for {capacity} events")
+            self.events = events
+            self.event_capacity = capacity
+        Py_INCREF(handle)
+        self.events[self.event_count] = handle
+        self.event_count += 1
         return 0
 
     cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context):
@@ -651,15 +673,18 @@ cdef class LoopCore:
         else:
             sift_down(self.heap, self.timer_count, index, last)
 
-    cdef int collect_due_timers(self) except -1:
-        """Move the timers that are due to the ready ring, in the order of their deadlines."""
+    cdef int collect_due_timers(self, uint64_t before_turn) except -1:
+        """Move the timers that are due to the events of this turn, in the order of their deadlines.
+
+        But for those that this turn made, whose number is not below *before_turn*: they come after what it scheduled.
+        """
         cdef double now = self.now()
         cdef PyObject* timer
         while self.timer_count:
             timer = self.heap[0]
-            if (<TimerHandle> timer).key > now:
+            if (<TimerHandle> timer).key > now or (<TimerHandle> timer).sequence >= before_turn:
                 break
-            self.push(timer)
+            self.push_event(timer)
             self.heap_remove(<TimerHandle> timer)
             Py_DECREF(timer)
         return 0
@@ -716,20 +741,31 @@ cdef class LoopCore:
         self._stopping = True
 
     cdef int run_turn(self) except -1:
+        """Run what is ready, then poll, then run what the poll brought and the timers that are due.
+
+        asyncio polls first and runs all of it together, in this same order.
+        """
         cdef LoopState* state = self.state
+        cdef uint64_t before_turn
         if state == NULL:
             raise RuntimeError("Event loop is closed")
+        before_turn = self.timer_sequence
         self.turns += 1
+        if self.event_count:
+            # The last run was interrupted among them.
+            self.run_events()
+        self.run_ready()
+        if self.turn_end_count:
+            self.finish_turn()
         if self.ready_count == 0 and not self._stopping:
             self.wait()
         elif watches(state) or self._stopping or self.turns % TURNS_BETWEEN_POLLS == 0:
             self.poll(uv.UV_RUN_NOWAIT)
         if self.timer_count:
-            self.collect_due_timers()
+            self.collect_due_timers(before_turn)
         PyErr_CheckSignals()
-        self.run_ready()
-        if self.turn_end_count:
-            self.finish_turn()
+        if self.event_count:
+            self.run_events()
         return 0
 
     cdef double now(self) except? -1:
@@ -770,7 +806,7 @@ cdef class LoopCore:
         cdef int fd
         # This poll also tells the kernel of watchers that changed since the last one.
         self.poll(uv.UV_RUN_NOWAIT)
-        if self.ready_count or self._stopping or self.state == NULL or not self.timer_count:
+        if self.ready_count or self.event_count or self._stopping or self.state == NULL or not self.timer_count:
             return 0
         remaining = min(deadline, (<TimerHandle> self.heap[0]).key) - self.now()
         if not remaining > 0:
@@ -795,37 +831,32 @@ cdef class LoopCore:
         """Run the callbacks that are ready now; what they schedule waits for the next turn."""
         cdef Py_ssize_t remaining = self.ready_count
         cdef PyObject* item
-        cdef PyObject* result
         while remaining > 0 and self.ready_count:
             remaining -= 1
             item = self.ring[self.ring_head]
             self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
             self.ready_count -= 1
-            if self._debug or not is_plain(item) or (<Handle> item).is_persistent:
-                # The ring's reference becomes this variable's, which every way out of the function drops.
-                handle = <object> item
-                Py_DECREF(item)
-                self.run_unusual(item)
-            elif (<Handle> item).callback != NULL:
-                (<Handle> item).is_running = True
-                result = call_handle(self, item)
-                if result == NULL:
-                    handle = <object> item
-                    Py_DECREF(item)
-                    self.on_callback_raised(<Handle> item)
-                    (<Handle> item).is_running = False
-                    drop_call(item)
-                    handle = None
-                else:
-                    Py_DECREF(result)
-                    (<Handle> item).is_running = False
-                    drop_call(item)
-                    recycle(self, item)
-            else:
-                recycle(self, item)
+            run_queued(self, item)
             if self.turn_end_count and remaining % CALLBACKS_BETWEEN_LOOKS == 0:
-                if lf_monotonic() - self.turn_end_since > TURN_END_PATIENCE:
-                    self.finish_turn()
+                self.look_at_the_clock()
+        return 0
+
+    cdef int run_events(self) except -1:
+        """Run what the poll brought."""
+        cdef PyObject* item
+        while self.event_head < self.event_count:
+            item = self.events[self.event_head]
+            self.event_head += 1
+            run_queued(self, item)
+            if self.turn_end_count and self.event_head % CALLBACKS_BETWEEN_LOOKS == 0:
+                self.look_at_the_clock()
+        self.event_head = self.event_count = 0
+        return 0
+
+    cdef int look_at_the_clock(self) except -1:
+        """Send what was gathered if this batch runs long."""
+        if lf_monotonic() - self.turn_end_since > TURN_END_PATIENCE:
+            self.finish_turn()
         return 0
 
     cdef int run_unusual(self, PyObject* item) except -1:
@@ -991,6 +1022,13 @@ cdef class LoopCore:
                 raise MemoryError(f"no memory for a gather buffer of {GATHER_BUFFER_SIZE} bytes")
         return self.read_buffer
 
+    cdef char* borrow_datagram_buffer(self) except NULL:
+        if self.datagram_buffer == NULL:
+            self.datagram_buffer = <char*> malloc(DATAGRAM_SIZE * DATAGRAMS_PER_READ)
+            if self.datagram_buffer == NULL:
+                raise MemoryError(f"no memory for {DATAGRAMS_PER_READ} datagrams of {DATAGRAM_SIZE} bytes")
+        return self.datagram_buffer
+
     cdef int claim_descriptor(self, int fd, LoopObject owner) except -1:
         cdef int capacity = max(64, self.claims_capacity)
         cdef PyObject** claims
@@ -1030,6 +1068,42 @@ cdef class LoopCore:
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
+
+cdef void drop_queued(PyObject* item) noexcept:
+    """Drop a handle that a queue held and that will not run."""
+    if is_native(item):
+        (<Handle> item).is_queued = False
+        if not (<Handle> item).is_running and not (<Handle> item).is_persistent:
+            (<Handle> item).release()
+    Py_DECREF(item)
+
+
+cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
+    """Run the handle *item* that a queue held; the queue's reference passes to this function."""
+    cdef PyObject* result
+    if loop._debug or not is_plain(item) or (<Handle> item).is_persistent:
+        # The queue's reference becomes this variable's, which every way out of the function drops.
+        handle = <object> item
+        Py_DECREF(item)
+        loop.run_unusual(item)
+    elif (<Handle> item).callback != NULL:
+        (<Handle> item).is_running = True
+        result = call_handle(loop, item)
+        if result == NULL:
+            handle = <object> item
+            Py_DECREF(item)
+            loop.on_callback_raised(<Handle> item)
+            (<Handle> item).is_running = False
+            drop_call(item)
+        else:
+            Py_DECREF(result)
+            (<Handle> item).is_running = False
+            drop_call(item)
+            recycle(loop, item)
+    else:
+        recycle(loop, item)
+    return 0
+
 
 cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
     """Call the handle *item* in its context; NULL with the exception set."""

@@ -165,6 +165,17 @@ def tcp_pair(*, nonblocking: bool = True) -> tuple[socket.socket, socket.socket]
     return one, other
 
 
+def udp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two non-blocking datagram sockets connected with each other."""
+    pair = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    for sock in pair:
+        sock.bind((LOCALHOST, 0))
+        sock.setblocking(False)
+    for sock, other in (pair, reversed(pair)):
+        sock.connect(other.getsockname())
+    return pair[0], pair[1]
+
+
 @contextlib.asynccontextmanager
 async def transport_and_peer(
     protocol: Callable[[], Any] = Recorder, *, send_buffer: int | None = None

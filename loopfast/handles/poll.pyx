@@ -218,7 +218,7 @@ cdef class DescriptorSet(UVPoll):
         if (<Handle> callback).is_cancelled:
             self.remove(fd, event)
         elif not (<Handle> callback).is_queued:
-            self.loop.push(callback)
+            self.loop.push_event(callback)
             (<Handle> callback).is_queued = True
         return 0
 

@@ -7,6 +7,11 @@
 #include <errno.h>
 #include <stdint.h>
 
+#if !defined(_WIN32)
+#include <fcntl.h>
+#include <unistd.h>
+#endif
+
 #if defined(_WIN32)
 #include <winsock2.h>
 #include <windows.h>
@@ -135,5 +140,27 @@ static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     (void)set; (void)out; (void)capacity; return -ENOSYS;
 }
 #endif
+
+/* libuv takes the numbers of the standard streams for those streams: it does not close them, or asserts. Where they are
+   closed, hold them while it opens descriptors of its own. Returns the bits of those held. */
+static inline int lf_hold_low_descriptors(void) {
+    int held = 0;
+#if !defined(_WIN32)
+    int fd;
+    for (fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY | O_CLOEXEC) == fd) held |= 1 << fd;
+#endif
+    return held;
+}
+
+static inline void lf_let_low_descriptors_go(int held) {
+#if !defined(_WIN32)
+    int fd;
+    for (fd = 0; fd <= 2; fd++)
+        if (held & (1 << fd)) (void)close(fd);
+#else
+    (void)held;
+#endif
+}
 
 #endif

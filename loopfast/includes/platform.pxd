@@ -3,6 +3,9 @@
 cdef extern from "platform.h" nogil:
     double lf_monotonic()
 
+    int lf_hold_low_descriptors()
+    void lf_let_low_descriptors_go(int held)
+
     const int LF_FINE_WAIT
     void lf_wait_readable(int fd, double seconds)
 

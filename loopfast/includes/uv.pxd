@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from loopfast.includes.socket cimport sockaddr
+
 cdef extern from "uv.h" nogil:
     ctypedef int uv_os_fd_t
     ctypedef int uv_os_sock_t
@@ -53,6 +55,14 @@ cdef extern from "uv.h" nogil:
         void* data
         uv_stream_t* handle
 
+    ctypedef struct uv_udp_t:
+        void* data
+        uv_loop_t* loop
+
+    ctypedef struct uv_udp_send_t:
+        void* data
+        uv_udp_t* handle
+
     ctypedef enum uv_run_mode:
         UV_RUN_DEFAULT
         UV_RUN_ONCE
@@ -63,6 +73,9 @@ cdef extern from "uv.h" nogil:
         UV_WRITABLE
         UV_DISCONNECT
         UV_PRIORITIZED
+
+    int UV_UDP_RECVMMSG
+    int UV_UDP_MMSG_FREE
 
     int UV_EOF
     int UV_EAGAIN
@@ -85,6 +98,10 @@ cdef extern from "uv.h":
     ctypedef void (*uv_alloc_cb)(uv_handle_t* handle, size_t suggested, uv_buf_t* buf) noexcept
     ctypedef void (*uv_read_cb)(uv_stream_t* stream, ssize_t nread, const uv_buf_t* buf) noexcept
     ctypedef void (*uv_write_cb)(uv_write_t* req, int status) noexcept
+    ctypedef void (*uv_udp_recv_cb)(
+        uv_udp_t* handle, ssize_t nread, const uv_buf_t* buf, const sockaddr* addr, unsigned int flags
+    ) noexcept
+    ctypedef void (*uv_udp_send_cb)(uv_udp_send_t* req, int status) noexcept
 
 cdef extern from "uv.h" nogil:
     unsigned int uv_version()
@@ -137,6 +154,14 @@ cdef extern from "uv.h" nogil:
     int uv_write(uv_write_t* req, uv_stream_t* stream, const uv_buf_t* bufs, unsigned int nbufs, uv_write_cb cb)
     size_t uv_stream_get_write_queue_size(const uv_stream_t* stream)
 
+    int uv_udp_init_ex(uv_loop_t* loop, uv_udp_t* handle, unsigned int flags)
+    int uv_udp_recv_start(uv_udp_t* handle, uv_alloc_cb alloc_cb, uv_udp_recv_cb recv_cb)
+    int uv_udp_recv_stop(uv_udp_t* handle)
+    int uv_udp_send(
+        uv_udp_send_t* req, uv_udp_t* handle, const uv_buf_t* bufs, unsigned int nbufs, const sockaddr* addr,
+        uv_udp_send_cb cb
+    )
+
 cdef extern from *:
     """
     /* What the headers promise, for the import-time check against the library that was loaded. */
@@ -145,6 +170,21 @@ cdef extern from *:
         LF_UV_STR(UV_VERSION_MAJOR) "." LF_UV_STR(UV_VERSION_MINOR) "." LF_UV_STR(UV_VERSION_PATCH)
     #define LF_UV_STR(x) LF_UV_STR_(x)
     #define LF_UV_STR_(x) #x
+
+    /* uv_udp_open() sets SO_REUSEADDR, which would let another process take our datagrams. */
+    static inline int lf_udp_open(uv_udp_t *handle, uv_os_sock_t sock) {
+    #if UV_VERSION_HEX >= ((1 << 16) | (52 << 8))
+        return uv_udp_open_ex(handle, sock, 0);
+    #else
+        int before = 0, status;
+        socklen_t size = sizeof(before);
+        if (getsockopt(sock, SOL_SOCKET, SO_REUSEADDR, (void *)&before, &size) < 0) return UV_EBADF;
+        status = uv_udp_open(handle, sock);
+        (void)setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, (const void *)&before, sizeof(before));
+        return status;
+    #endif
+    }
     """
+    int lf_udp_open(uv_udp_t* handle, uv_os_sock_t sock)
     const unsigned int LF_UV_HEADER_VERSION
     const char* LF_UV_HEADER_VERSION_STRING

@@ -47,6 +47,13 @@ cdef class NativeTransport(UVHandle):
         object protocol
         # asyncio's Server that accepted the connection, until it is lost.
         object server
+        # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv
+        # closes.
+        object sock
+        int fd
+        # The names of both ends, once they were asked for.
+        object sockname
+        object peername
         # What get_extra_info() answers beyond the socket itself; None until there is something.
         dict extra
         # The context of this connection's callbacks, a copy of the one it was made in; shared with no other connection
@@ -64,6 +71,10 @@ cdef class NativeTransport(UVHandle):
         size_t low_water
         bint protocol_paused
 
+    # Who the descriptor belongs to, as asyncio's users see it.
+    cdef int claim(self, LoopCore loop, int fd, object sock) except -1
+    cdef object socket_object(self)
+    cdef object name_of_peer(self)
     cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra, object context) except -1
     # Schedule connection_made(), then begin(), then the waiter's result, in this order.
     cdef int start(self, object waiter) except -1
@@ -80,6 +91,12 @@ cdef class NativeTransport(UVHandle):
     # Upcalls of the states above: stop reading; drop queued data; connection_lost() has run, give everything back.
     cdef int stop_reading(self) except -1
     cdef void drop_queue(self) noexcept
+    # Send what is held back.
+    cdef int flush(self) except -1
     # Before libuv closes the descriptor: part it from the user's socket object.
     cdef int release_socket(self) except -1
     cdef int on_lost(self, object exception) except -1
+
+
+# The name that `ask`, getsockname() or getpeername(), returns; None where the connection is gone.
+cdef object end_name(object ask)

@@ -5,7 +5,7 @@ The behaviour is that of asyncio's own transports (https://docs.python.org/3/lib
 
 import asyncio
 import warnings
-from asyncio import futures
+from asyncio import futures, trsock
 from asyncio.log import logger
 
 cimport cython
@@ -34,6 +34,7 @@ cdef class NativeTransport(UVHandle):
         self.high_water = DEFAULT_HIGH_WATER
         self.low_water = DEFAULT_HIGH_WATER // 4
         self.closing = True
+        self.fd = -1
 
     def __dealloc__(self):
         Py_XDECREF(self.context)
@@ -47,6 +48,76 @@ cdef class NativeTransport(UVHandle):
         self.close_handle()
         if server is not None:
             detach_from_server(server, self)
+
+    # ------------------------------------------------------------------------------------------------- descriptor
+
+    cdef int claim(self, LoopCore loop, int fd, object sock) except -1:
+        self.fd = fd
+        self.sock = sock
+        return loop.claim_descriptor(fd, self)
+
+    cdef object socket_object(self):
+        return self.sock
+
+    cdef object name_of_peer(self):
+        return end_name(self.socket_object().getpeername)
+
+    cdef int release_socket(self) except -1:
+        """Before libuv closes the descriptor: part it from the socket object."""
+        if self.fd >= 0:
+            self.loop.release_descriptor(self.fd, self)
+        if self.sock is not None:
+            self.sock.detach()
+            self.sock = None
+        return 0
+
+    cdef void on_loop_close(self) noexcept:
+        try:
+            self.release_socket()
+        except Exception as exc:
+            self.loop.fail(exc)
+        self.closing = True
+        self.close_handle()
+
+    def get_extra_info(self, name, default=None):
+        """Return what is known of the connection under *name*.
+
+        Args:
+            name: ``"socket"``, ``"sockname"``, ``"peername"``, or what the transport was made with.
+            default: returned for an unknown name.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.BaseTransport.get_extra_info
+        """
+        if self.extra is not None and name in self.extra:
+            return self.extra[name]
+        if name == "peername":
+            if self.peername is None and self.handle != NULL:
+                self.peername = self.name_of_peer()
+            return self.peername
+        if name == "sockname":
+            if self.sockname is None and self.handle != NULL:
+                self.sockname = end_name(self.socket_object().getsockname)
+            return self.sockname
+        if name == "socket":
+            if self.handle == NULL:
+                return default
+            # Whoever holds the socket may look at what is on the wire.
+            self.flush()
+            return trsock.TransportSocket(self.socket_object())
+        return default
+
+    @property
+    def _extra(self):
+        names = {name: self.get_extra_info(name) for name in ("socket", "sockname", "peername")}
+        return {**names, **(self.extra or {})}
+
+    @property
+    def _sock_fd(self):
+        return self.fd
+
+    @property
+    def _server(self):
+        return self.server
 
     # ------------------------------------------------------------------------------------------------- opening
 
@@ -240,7 +311,7 @@ cdef class NativeTransport(UVHandle):
                 detach_from_server(server, self)
             self.on_lost(exc)
 
-    cdef int release_socket(self) except -1:
+    cdef int flush(self) except -1:
         return 0
 
     cdef int stop_reading(self) except -1:
@@ -251,6 +322,13 @@ cdef class NativeTransport(UVHandle):
 
     cdef int on_lost(self, object exception) except -1:
         return 0
+
+
+cdef object end_name(object ask):
+    try:
+        return ask()
+    except OSError:
+        return None
 
 
 # Server._attach() takes the transport from 3.13 on.

@@ -59,7 +59,6 @@ cdef class StreamTransport(NativeTransport):
     cdef int export_buffer(self, object buffer, uv.uv_buf_t* buf) except -1
     cdef int write_slowly(self, object data) except -1
     cdef int enqueue_copy(self, object data) except -1
-    cdef int flush(self) except -1
     cdef void drop_sent(self, size_t size) noexcept
     cdef int start_request(self) except -1
     cdef int on_written(self, int status) except -1

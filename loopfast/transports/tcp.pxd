@@ -7,18 +7,10 @@ from loopfast.transports.stream cimport StreamTransport
 
 cdef class SocketStream(StreamTransport):
     cdef:
-        # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv
-        # closes.
-        object sock
-        int fd
-        # The peer as accept() reported it (ss_family 0: not known), and the name of either end once it was asked for.
+        # The peer as accept() reported it (ss_family 0: not known).
         sockaddr_storage peer
-        object peername
-        object sockname
 
     cdef int open_socket(self, LoopCore loop, int fd, int family, object sock) except -1
-    cdef object socket_object(self)
-    cdef object address_of_peer(self)
 
 
 # The transport of an accepted connection; its descriptor belongs to the transport, also if this raises.

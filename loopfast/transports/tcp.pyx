@@ -2,7 +2,7 @@
 
 import os
 import socket
-from asyncio import constants, transports, trsock
+from asyncio import constants, transports
 
 cimport cython
 from libc.string cimport memcpy
@@ -12,6 +12,7 @@ from loopfast.includes cimport uv
 from loopfast.includes.socket cimport (
     AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_shutdown_write, sockaddr_storage,
 )
+from loopfast.transports.base cimport end_name
 from loopfast.transports.stream cimport StreamTransport
 
 
@@ -19,16 +20,11 @@ from loopfast.transports.stream cimport StreamTransport
 cdef class SocketStream(StreamTransport):
     """The compiled part of `TCPTransport`. Not for direct use."""
 
-    def __cinit__(self):
-        self.fd = -1
-
     cdef int open_socket(self, LoopCore loop, int fd, int family, object sock) except -1:
         """Take over the connected *fd*; where this raises, it still belongs to the caller."""
         self.open_stream(loop, fd)
-        self.fd = fd
-        self.sock = sock
         self.peer.ss_family = family
-        loop.claim_descriptor(fd, self)
+        self.claim(loop, fd, sock)
         if family == AF_INET or family == AF_INET6:
             # Small writes leave at once. A socket that cannot do this (a lost connection) shows it at the next read.
             uv.uv_tcp_nodelay(<uv.uv_tcp_t*> self.handle, 1)
@@ -39,76 +35,20 @@ cdef class SocketStream(StreamTransport):
             self.sock = socket.socket(self.peer.ss_family, socket.SOCK_STREAM, -1, self.fd)
         return self.sock
 
-    cdef int release_socket(self) except -1:
-        if self.fd >= 0:
-            self.loop.release_descriptor(self.fd, self)
-        if self.sock is not None:
-            self.sock.detach()
-            self.sock = None
-        return 0
-
-    cdef void on_loop_close(self) noexcept:
-        try:
-            self.release_socket()
-        except Exception as exc:
-            self.loop.fail(exc)
-        self.closing = True
-        self.close_handle()
-
     cdef int shut_down_writing(self) except -1:
         cdef int status = lf_shutdown_write(self.fd)
         if status < 0:
             raise OSError(-status, os.strerror(-status))
         return 0
 
-    def get_extra_info(self, name, default=None):
-        """Return what is known of the connection under *name*.
-
-        Args:
-            name: ``"socket"``, ``"sockname"``, ``"peername"``, or what the transport was made with.
-            default: returned for an unknown name.
-
-        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.BaseTransport.get_extra_info
-        """
-        if self.extra is not None and name in self.extra:
-            return self.extra[name]
-        if name == "peername":
-            if self.peername is None and self.handle != NULL:
-                self.peername = self.address_of_peer()
-            return self.peername
-        if name == "sockname":
-            if self.sockname is None and self.handle != NULL:
-                self.sockname = end_name(self.socket_object().getsockname)
-            return self.sockname
-        if name == "socket":
-            if self.handle == NULL:
-                return default
-            # Whoever holds the socket may look at what is on the wire.
-            self.flush()
-            return trsock.TransportSocket(self.socket_object())
-        return default
-
-    cdef object address_of_peer(self):
+    cdef object name_of_peer(self):
         cdef char host[64]
         cdef int port
         if lf_address(&self.peer, host, sizeof(host), &port) == 0 and port != 0:
             if self.peer.ss_family == AF_INET:
                 return (host.decode("ascii"), port)
             return (host.decode("ascii"), port, 0, 0)
-        return end_name(self.socket_object().getpeername)
-
-    @property
-    def _extra(self):
-        names = {name: self.get_extra_info(name) for name in ("socket", "sockname", "peername")}
-        return {**names, **(self.extra or {})}
-
-    @property
-    def _sock_fd(self):
-        return self.fd
-
-    @property
-    def _server(self):
-        return self.server
+        return StreamTransport.name_of_peer(self)
 
     def __repr__(self):
         info = [type(self).__name__]
@@ -121,14 +61,6 @@ cdef class SocketStream(StreamTransport):
             info.append(f"read={'polling' if self.reading else 'idle'}")
             info.append(f"write=<{'polling' if self.in_flight else 'idle'}, bufsize={self.unsent()}>")
         return f"<{' '.join(info)}>"
-
-
-cdef object end_name(object ask):
-    """Call getsockname() or getpeername(); None where the connection is gone."""
-    try:
-        return ask()
-    except OSError:
-        return None
 
 
 class _Replaceable:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 
 import pytest
+from support import tcp_pair, udp_pair
 
 
 def run_once(loop):
@@ -212,6 +215,61 @@ def test_io_comes_before_due_timers_of_the_same_turn(loop):
     loop.remove_reader(one)
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_data_that_is_there_comes_after_what_was_ready(loop, kind):
+    """One order for all: what was ready, what the poll brought, timers that are due; then what these scheduled."""
+    calls = []
+
+    class Protocol(asyncio.Protocol, asyncio.DatagramProtocol):
+        def data_received(self, data):
+            calls.append("data")
+            loop.call_soon(calls.append, "scheduled by data")
+
+        def datagram_received(self, data, address):
+            self.data_received(data)
+
+    def ready():
+        calls.append("ready")
+        loop.call_soon(calls.append, "scheduled by ready")
+        loop.call_later(0, calls.append, "timer of ready")
+
+    mine, peer = tcp_pair() if kind == socket.SOCK_STREAM else udp_pair()
+    if kind == socket.SOCK_STREAM:
+        transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=mine))
+    else:
+        transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(Protocol, sock=mine))
+    for _ in range(3):
+        run_once(loop)
+    peer.send(b"x")
+    assert select.select([mine.fileno()], [], [], 5)[0]
+    loop.call_soon(ready)
+    loop.call_at(loop.time() - 1, calls.append, "timer")
+    for _ in range(3):
+        run_once(loop)
+    assert calls == ["ready", "data", "timer", "scheduled by ready", "scheduled by data", "timer of ready"]
+    transport.abort()
+    peer.close()
+    run_once(loop)
+
+
+def test_events_left_by_an_interrupt_are_not_lost(loop):
+    calls = []
+
+    def interrupt():
+        calls.append("interrupt")
+        raise KeyboardInterrupt
+
+    now = loop.time()
+    for number, callback in enumerate([lambda: calls.append("first"), interrupt, lambda: calls.append("last")]):
+        loop.call_at(now - 1 + number / 10, callback)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    assert calls == ["first", "interrupt"]
+    loop.call_soon(calls.append, "scheduled since")
+    run_once(loop)
+    assert calls == ["first", "interrupt", "last", "scheduled since"]
 
 
 def test_a_long_queue(loop):
