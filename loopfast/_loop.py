@@ -7,6 +7,7 @@ methods exactly those of its version; its private hooks are answered by native c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import selectors
 import signal
@@ -39,6 +40,17 @@ class _WatchedDescriptors:
 
     def close(self) -> None:
         """Nothing to do: the descriptors belong to the loop."""
+
+
+def _is_numeric(host: Any) -> bool:
+    """Return True if *host* is an address in numbers, for which the resolver asks nobody."""
+    if not isinstance(host, str):
+        return False
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, host)
+            return True
+    return False
 
 
 class Loop(BaseLoop, asyncio.SelectorEventLoop):
@@ -155,6 +167,29 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         if removed and self.is_running() and not self._signal_handlers:
             self._take_wakeup_fd()
         return removed
+
+    # ------------------------------------------------------------------------------------------------- names
+
+    async def getaddrinfo(
+        self,
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """Return what ``socket.getaddrinfo`` does. A numeric host needs no thread: it is answered at once.
+
+        Raises:
+            socket.gaierror: *host* or *port* cannot be resolved.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getaddrinfo
+        """
+        if not self._debug and (port is None or isinstance(port, int)) and _is_numeric(host):
+            return socket.getaddrinfo(host, port, family, type, proto, flags)
+        return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     # ------------------------------------------------------------------------------------------------- transports
 

@@ -58,7 +58,7 @@ cdef inline PyObject* class_in(dict module, str name) except NULL:
 
 
 def is_plain_socket(sock) -> bool:
-    """Return True if *sock* is nothing more than its descriptor: a ``socket.socket``, with no method of ours overridden.
+    """Return True if *sock* is nothing more than its descriptor: a ``socket.socket``, with no method overridden.
 
     And if libuv can own that descriptor: the numbers of the standard streams it neither closes nor expects.
     """

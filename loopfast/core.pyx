@@ -540,13 +540,13 @@ cdef class LoopCore:
     cdef int push_event(self, PyObject* handle) except -1:
         """Append *handle* (a new reference is taken) to what runs right after the poll."""
         cdef Py_ssize_t capacity
-        cdef PyObject** events
+        cdef PyObject** grown
         if self.event_count == self.event_capacity:
             capacity = self.event_capacity * 2 if self.event_capacity else 64
-            events = <PyObject**> realloc(self.events, capacity * sizeof(PyObject*))
-            if events == NULL:
+            grown = <PyObject**> realloc(self.events, capacity * sizeof(PyObject*))
+            if grown == NULL:
                 raise MemoryError(f"no memory for {capacity} events")
-            self.events = events
+            self.events = grown
             self.event_capacity = capacity
         Py_INCREF(handle)
         self.events[self.event_count] = handle

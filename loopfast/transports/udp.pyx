@@ -1,7 +1,7 @@
 """Datagram endpoints over IPv4 and IPv6, on uv_udp_t.
 
-Receiving: libuv reads up to 16 datagrams with one system call, each becomes a ``bytes`` of exactly its size. Sending: at
-once, straight on the socket; only what the kernel does not take waits in libuv's queue.
+Receiving: libuv reads up to 16 datagrams with one system call, each becomes a ``bytes`` of exactly its size. Sending:
+at once, straight on the socket; only what the kernel does not take waits in libuv's queue.
 """
 
 import sys
@@ -30,7 +30,7 @@ from loopfast.transports.base cimport NativeTransport, end_name, received_bytes,
 
 cdef str DATAGRAM_RECEIVED = sys.intern("datagram_received")
 
-# What asyncio's own endpoint adds for each waiting datagram, and whether it sends empty ones: both from 3.12 or 3.13 on.
+# What asyncio's own endpoint adds for each waiting datagram, and whether it sends empty ones: both came together.
 cdef object sendto_code = selector_events._SelectorDatagramTransport.sendto.__code__
 cdef bint COUNTS_HEADERS = 8 in sendto_code.co_consts or "_header_size" in sendto_code.co_names
 cdef size_t HEADER_SIZE = 8 if COUNTS_HEADERS else 0
@@ -52,7 +52,6 @@ cdef inline int propagate() except -1:
 
 cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf) noexcept:
     """Lend the buffer for one read. Touches no Python object."""
-    cdef DatagramEndpoint endpoint
     if handle.data == NULL or (<DatagramEndpoint> handle.data).drained:
         # No room ends the read, where libuv would ask the kernel once more to hear that nothing is left.
         return

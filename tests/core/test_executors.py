@@ -128,6 +128,15 @@ async def test_getaddrinfo_equals_the_socket_modules(loop, host, options):
     assert await loop.getaddrinfo(host, 80, **options) == socket.getaddrinfo(host, 80, **options)
 
 
+@pytest.mark.loopfast_only("asyncio asks a thread for every address")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "255.255.255.255"])
+async def test_a_numeric_host_needs_no_thread(loop, host):
+    await loop.getaddrinfo(host, 80)
+    assert loop._default_executor is None
+    await loop.getaddrinfo("localhost", 80)
+    assert loop._default_executor is not None
+
+
 async def test_getaddrinfo_of_an_invalid_name(loop):
     with pytest.raises(socket.gaierror):
         await loop.getaddrinfo("no.such.host.invalid", 80)
