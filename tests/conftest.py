@@ -9,6 +9,8 @@ import asyncio
 import faulthandler
 import gc
 import inspect
+import ssl
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from support import Reports, new_event_loop, open_descriptors
 
 KINDS = ("loopfast", "asyncio")
-BEHAVIOUR_TESTS = tuple(Path(__file__).parent / name for name in ("core", "tcp"))
+BEHAVIOUR_TESTS = tuple(Path(__file__).parent / name for name in ("core", "sockops", "tcp", "tls"))
 # Seconds. A behaviour test waits for events, never for time; one that takes longer than this hangs.
 HANG = 15
 
@@ -138,6 +140,34 @@ def loop(
     gc.collect()
     reports.assert_none()
     assert open_descriptors() - before == set(), "descriptors left open"
+
+
+@pytest.fixture(scope="session")
+def certificate_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two self-signed certificates: of localhost in cert.pem, of other.example in other.pem."""
+    folder = tmp_path_factory.mktemp("tls")
+    for name, key, certificate, host, alternatives in (
+        ("localhost", "key.pem", "cert.pem", "localhost", "DNS:localhost,IP:127.0.0.1"),
+        ("other", "other-key.pem", "other.pem", "other.example", "DNS:other.example"),
+    ):
+        subprocess.run(
+            [
+                *f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /O={name}/CN={host}".split(),
+                *f"-addext subjectAltName={alternatives}".split(),
+                *("-keyout", folder / key, "-out", folder / certificate),
+            ],
+            check=True,
+            capture_output=True,
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def certificate(certificate_files: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server on localhost and of a client that trusts it. Shared: not to be changed."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate_files / "cert.pem", certificate_files / "key.pem")
+    return server, ssl.create_default_context(cafile=certificate_files / "cert.pem")
 
 
 def drain(loop: asyncio.AbstractEventLoop) -> None:

@@ -138,6 +138,10 @@ class BufferedRecorder(asyncio.BufferedProtocol, Recorder):
     def buffer_updated(self, nbytes: int) -> None:
         Recorder.data_received(self, bytes(self.buffer[:nbytes]))
 
+    def eof_received(self) -> bool | None:
+        # BufferedProtocol comes first and has one that does nothing.
+        return Recorder.eof_received(self)
+
 
 class Echo(asyncio.Protocol):
     """Sends back what it gets."""

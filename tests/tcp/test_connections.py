@@ -288,24 +288,6 @@ async def test_sendfile_native_and_fallback(loop):
             assert await reader == data
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            *"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(),
-            *"-addext subjectAltName=DNS:localhost,IP:127.0.0.1".split(),
-            *("-keyout", folder / "key.pem", "-out", folder / "cert.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    client = ssl.create_default_context(cafile=folder / "cert.pem")
-    return server, client
-
-
 async def test_tls(loop, certificate):
     server, client = certificate
     data = pattern(300_000)
