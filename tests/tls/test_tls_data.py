@@ -241,7 +241,8 @@ async def test_writing_pauses_and_resumes(loop, contexts, side):
         while "pause" not in protocol.events:
             transport.write(data)
             written += 1
-            assert written < 20, "never paused"
+            # The first may be taken by the transport below.
+            assert written <= 2, "not paused"
         assert transport.get_write_buffer_size() >= transport.get_write_buffer_limits()[1]
         assert await peer.read_exactly(written * MIB) == data * written
         await until(lambda: "resume" in protocol.events)

@@ -140,7 +140,7 @@ async def test_the_handshake_timeout_of_a_server_closes_only_that_connection(loo
             made.append(transport)
             super().connection_made(transport)
 
-    async with tls_server(contexts, Server, ssl_handshake_timeout=0.1) as (_, address):
+    async with tls_server(contexts, Server, ssl_handshake_timeout=0.5) as (_, address):
         with socket.create_connection(address) as silent:
             silent.setblocking(False)
             transport, protocol = await connect(contexts, address)
@@ -153,8 +153,8 @@ async def test_the_handshake_timeout_of_a_server_closes_only_that_connection(loo
 
 
 async def test_a_handshake_within_the_timeout_outlives_it(loop, contexts):
-    async with tls_and_peer(contexts, ssl_handshake_timeout=0.2) as (transport, protocol, peer):
-        await asyncio.sleep(0.25)
+    async with tls_and_peer(contexts, ssl_handshake_timeout=0.5) as (transport, protocol, peer):
+        await asyncio.sleep(0.55)
         assert not transport.is_closing()
         await peer.write(b"x")
         assert await protocol.received(1) == b"x"
