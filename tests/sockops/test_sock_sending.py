@@ -37,11 +37,14 @@ async def test_the_first_part_is_sent_at_once(loop):
     with pair(send_buffer=131072) as (mine, peer):
         coroutine = loop.sock_sendall(mine, bytes(8 * MIB))
         waits_for = coroutine.send(None)
-        assert asyncio.isfuture(waits_for)
+        assert asyncio.isfuture(waits_for) and waits_for.get_loop() is loop
+        # Nothing of the loop has run since.
         assert len(peer.recv(1 << 20)) > 0
-        coroutine.close()
-        assert loop.remove_writer(mine) in (True, False)
+        waits_for.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            coroutine.throw(asyncio.CancelledError())
         await settle()
+        assert loop.remove_writer(mine) is False
 
 
 @pytest.mark.parametrize("size", [1, 100_000, 8 * MIB])
@@ -330,14 +333,21 @@ async def test_sendfile_without_the_fallback(loop):
         with pytest.raises(asyncio.SendfileNotAvailableError):
             await loop.sock_sendfile(mine, file, fallback=False)
         assert file.tell() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sendfile"), reason="the platform has no sendfile()")
+async def test_sendfile_of_a_pipe(loop):
     read_end, write_end = os.pipe()
+    os.write(write_end, b"of a pipe")
+    os.close(write_end)
     with pair() as (mine, peer), open(read_end, "rb") as file:
-        os.write(write_end, b"of a pipe")
-        os.close(write_end)
-        if not hasattr(os, "sendfile"):
-            return
-        # A pipe has no size: nothing to send, as far as the system call goes.
+        # A pipe has no size: as far as the system call goes there is nothing to send.
         assert await loop.sock_sendfile(mine, file) == 0
+        # With a count it is tried, and the file has no position to set afterwards.
+        with pytest.raises(OSError):
+            await loop.sock_sendfile(mine, file, 0, 4)
+        await loop.sock_sendall(mine, b"end")
+        assert (await loop.sock_recv(peer, 100))[-3:] == b"end"
 
 
 @pytest.mark.skipif(not hasattr(os, "sendfile"), reason="the platform has no sendfile()")
