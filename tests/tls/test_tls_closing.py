@@ -13,7 +13,7 @@ import weakref
 
 import pytest
 from support import Recorder, pattern, read_to_end, run_program, settle, until
-from tlssupport import SIDES, VERSIONS, connect, tls_and_peer, tls_pair, tls_server
+from tlssupport import SIDES, VERSIONS, connect, tls_and_peer, tls_pair, tls_server, write_until_paused
 
 METHODS = {
     "close": lambda transport: transport.close(),
@@ -458,12 +458,8 @@ async def test_connection_lost_raises(loop, contexts, reports):
 @pytest.mark.parametrize("method", ["pause_writing", "resume_writing"])
 async def test_flow_control_that_raises_does_not_end_the_connection(loop, contexts, reports, method):
     async with tls_and_peer(contexts, protocol=failing(method), send_buffer=131072) as (transport, protocol, peer):
-        total = 0
-        while "pause" not in protocol.events:
-            transport.write(bytes(1_000_000))
-            total += 1_000_000
-            await settle()
-        assert await peer.read_exactly(total) == bytes(total)
+        data = write_until_paused(transport, protocol)
+        assert await peer.read_exactly(len(data)) == data
         await until(lambda: "resume" in protocol.events)
         context = reports.take()
         assert context["message"] == f"protocol.{method}() failed"

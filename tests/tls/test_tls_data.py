@@ -9,7 +9,7 @@ import socket
 
 import pytest
 from support import BufferedRecorder, Echo, Recorder, pattern, settle, tcp_pair, until
-from tlssupport import SIDES, VERSIONS, open_tls, tls_and_peer, tls_pair, tls_peer
+from tlssupport import SIDES, VERSIONS, open_tls, tls_and_peer, tls_pair, tls_peer, write_until_paused
 
 MIB = 1 << 20
 
@@ -236,15 +236,11 @@ async def test_setting_limits(loop, contexts, which, keywords, expected):
 @pytest.mark.parametrize("side", SIDES)
 async def test_writing_pauses_and_resumes(loop, contexts, side):
     async with tls_and_peer(contexts, side, send_buffer=131072) as (transport, protocol, peer):
-        data = pattern(MIB)
-        written = 0
-        while "pause" not in protocol.events:
-            transport.write(data)
-            written += 1
-            # The first may be taken by the transport below.
-            assert written <= 2, "not paused"
+        data = write_until_paused(transport, protocol)
+        # The first write may be taken by the transport below, no more.
+        assert len(data) <= 2 * MIB
         assert transport.get_write_buffer_size() >= transport.get_write_buffer_limits()[1]
-        assert await peer.read_exactly(written * MIB) == data * written
+        assert await peer.read_exactly(len(data)) == data
         await until(lambda: "resume" in protocol.events)
         assert protocol.events == ["made", "pause", "resume"]
         assert transport.get_write_buffer_size() == 0
@@ -253,9 +249,7 @@ async def test_writing_pauses_and_resumes(loop, contexts, side):
 async def test_pause_comes_once_until_resume(loop, contexts):
     async with tls_and_peer(contexts, send_buffer=131072) as (transport, protocol, peer):
         for number in range(3):
-            while protocol.events.count("pause") == number:
-                transport.write(bytes(MIB))
-                await settle(1)
+            write_until_paused(transport, protocol)
             transport.write(bytes(MIB))
             while protocol.events.count("resume") == number:
                 await peer.read_exactly(65536)
@@ -307,8 +301,7 @@ async def test_lowering_the_limit_pauses_and_raising_it_resumes(loop, contexts):
 
 async def test_abort_with_data_waiting(loop, contexts):
     async with tls_and_peer(contexts, send_buffer=131072) as (transport, protocol, _):
-        while "pause" not in protocol.events:
-            transport.write(bytes(MIB))
+        write_until_paused(transport, protocol)
         transport.abort()
         assert await protocol.lost is None
         assert protocol.events == ["made", "pause", "lost"]

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from support import LOCALHOST, Recorder, settle, tcp_pair
+from support import LOCALHOST, Recorder, pattern, settle, tcp_pair
 
 SIDES = ("client", "server")
 VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
@@ -214,3 +214,15 @@ async def connect(contexts: Contexts, address: Any, protocol: Callable[[], Any] 
     """Connect to the TLS server at *address*."""
     options = {"ssl": contexts.client(), "server_hostname": "localhost", **options}
     return await asyncio.get_running_loop().create_connection(protocol, *address[:2], **options)
+
+
+def write_until_paused(transport: Any, protocol: Recorder) -> bytes:
+    """Write pattern by pattern until the protocol is told to pause; return all of it."""
+    data = pattern(1 << 20)
+    pauses = protocol.events.count("pause")
+    written = 0
+    while protocol.events.count("pause") == pauses:
+        assert written < 20, "not paused"
+        transport.write(data)
+        written += 1
+    return data * written
