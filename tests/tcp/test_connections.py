@@ -288,6 +288,31 @@ async def test_sendfile_native_and_fallback(loop):
             assert await reader == data
 
 
+@pytest.mark.parametrize("name", ["peername", "sockname", "socket"])
+async def test_names_that_are_first_asked_for_after_the_end(loop, name):
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async with serving(factory) as (_, address):
+        transport, protocol = await connect(address, factory)
+        await until(lambda: len(made) == 2 and made[1].events)
+        transport.close()
+        for each in made:
+            await each.lost
+        await settle()
+        client, accepted = (each.transport.get_extra_info(name) for each in (protocol, made[1 - made.index(protocol)]))
+        match name:
+            case "peername":
+                assert client == address and accepted is not None
+            case "sockname":
+                assert accepted == address and client is not None
+            case "socket":
+                assert client.fileno() == accepted.fileno() == -1
+
+
 async def test_tls(loop, certificate):
     server, client = certificate
     data = pattern(300_000)
