@@ -2,6 +2,7 @@
 
 from loopfast.core cimport Handle, LoopCore, LoopObject
 from loopfast.handles.poll cimport DescriptorSet
+from loopfast.sockops cimport SocketCall, SocketSet
 
 
 cdef class BaseLoop(LoopCore):
@@ -11,8 +12,12 @@ cdef class BaseLoop(LoopCore):
         # Number -> the object it was registered with, if that was no number: found by identity once it is closed, as
         # selectors do.
         dict watched_objects
+        # The sockets of sock_recv() and its kin; None until the first call.
+        SocketSet sockets
         # Listening sockets by descriptor.
         dict listeners
+        # A subclass overrides create_future().
+        bint has_own_futures
         # Where new transports start: False sends each write at once.
         bint gathering
 
@@ -20,3 +25,4 @@ cdef class BaseLoop(LoopCore):
                                  object context)
     cdef bint forget_descriptor(self, object fd, int event) except -1
     cdef int check_unclaimed(self, object fd) except -1
+    cdef SocketCall native_call(self, object sock, int kind, object argument)

@@ -22,6 +22,7 @@ from loopfast.includes.python cimport (
 )
 from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
 from loopfast.server cimport Listener
+from loopfast.sockops cimport RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
 from loopfast.transports.stream cimport StreamTransport
 from loopfast.transports.tcp cimport SocketStream, accepted_transport, socket_transport
 from loopfast.transports.udp cimport datagram_transport
@@ -29,11 +30,16 @@ from loopfast.transports.udp cimport datagram_transport
 # Looked up at each call, as asyncio does: either class may have been replaced.
 cdef dict FUTURES = asyncio.futures.__dict__
 cdef dict TASKS = asyncio.tasks.__dict__
+cdef object CFuture = asyncio.Future
+cdef object running_loop = asyncio._get_running_loop
 cdef str FUTURE = sys.intern("Future")
 cdef str TASK = sys.intern("Task")
 cdef object inherited_create_task = asyncio.BaseEventLoop.create_task
 cdef object inherited_make_socket_transport = asyncio.SelectorEventLoop._make_socket_transport
 cdef object inherited_make_datagram_transport = asyncio.SelectorEventLoop._make_datagram_transport
+cdef object inherited_sock_recv = asyncio.SelectorEventLoop.sock_recv
+cdef object inherited_sock_recv_into = asyncio.SelectorEventLoop.sock_recv_into
+cdef object inherited_sock_sendall = asyncio.SelectorEventLoop.sock_sendall
 cdef object Socket = socket.socket
 # What asyncio calls on the socket of a transport.
 cdef tuple SOCKET_METHODS = (
@@ -95,6 +101,7 @@ cdef class BaseLoop(LoopCore):
         self.listeners = {}
         self.watched_objects = {}
         self.gathering = True
+        self.has_own_futures = type(self).create_future is not BaseLoop.create_future
 
     # ------------------------------------------------------------------------------------------------- state
 
@@ -114,15 +121,28 @@ cdef class BaseLoop(LoopCore):
 
     def create_future(self):
         """Return a new ``asyncio.Future`` attached to this loop."""
+        cdef PyObject* kind = class_in(FUTURES, FUTURE)
         cdef PyObject* args[2]
         cdef PyObject* result
-        args[1] = <PyObject*> self
-        result = PyObject_Vectorcall(class_in(FUTURES, FUTURE), &args[1], 0, <PyObject*> LOOP_KEYWORD)
+        if kind == <PyObject*> CFuture and running_loop() is self:
+            # It takes the running loop by itself, and without a dict of keywords.
+            result = PyObject_Vectorcall(kind, args, 0, NULL)
+        else:
+            args[1] = <PyObject*> self
+            result = PyObject_Vectorcall(kind, &args[1], 0, <PyObject*> LOOP_KEYWORD)
         if result == NULL:
             propagate()
         future = <object> result
         Py_XDECREF(result)
         return future
+
+    cdef int on_descriptor_taken(self, int fd, int event) except -1:
+        if self.descriptors is not None and self.descriptors.events_of(fd) & event:
+            self.descriptors.remove(fd, event)
+        return 0
+
+    cdef object new_future(self):
+        return (<object> self).create_future() if self.has_own_futures else BaseLoop.create_future(self)
 
     def create_task(self, coro, **kwargs):
         return inherited_create_task(self, coro, **kwargs)
@@ -164,6 +184,8 @@ cdef class BaseLoop(LoopCore):
             self.descriptors = descriptors
         handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
                                  NULL if context is None else <PyObject*> context)
+        if self.sockets is not None:
+            self.sockets.forget(number, event)
         is_new = self.descriptors.events_of(number) == 0
         handle = self.descriptors.add(number, event, handle, internal)
         if is_new and not isinstance(fd, int):
@@ -182,9 +204,10 @@ cdef class BaseLoop(LoopCore):
             if not closed:
                 raise
             number = closed[0]
+        was_watched = self.sockets is not None and self.sockets.forget(number, event)
         if self.descriptors is None:
-            return False
-        was_watched = self.descriptors.remove(number, event)
+            return was_watched
+        was_watched |= self.descriptors.remove(number, event)
         if was_watched and self.descriptors.events_of(number) == 0:
             self.watched_objects.pop(number, None)
         return was_watched
@@ -290,6 +313,42 @@ cdef class BaseLoop(LoopCore):
                 self.report(details)
         self.leave_context()
         return 0
+
+    # ------------------------------------------------------------------------------------------------- sockets
+
+    cdef SocketCall native_call(self, object sock, int kind, object argument):
+        """A native call on *sock*; None where asyncio's own must do it: debug mode, other objects than plain sockets."""
+        if self._debug or self._closed:
+            return None
+        if self.sockets is None:
+            sockets = SocketSet.__new__(SocketSet)
+            (<SocketSet> sockets).open(self, -1)
+            self.sockets = sockets
+        return socket_call(self.sockets, sock, kind, argument)
+
+    def sock_recv(self, sock, n):
+        """Receive up to *n* bytes from the non-blocking *sock*: an awaitable for ``bytes``.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.sock_recv
+        """
+        call = self.native_call(sock, RECV, n)
+        return inherited_sock_recv(self, sock, n) if call is None else call
+
+    def sock_recv_into(self, sock, buf):
+        """Receive from the non-blocking *sock* into *buf*: an awaitable for the number of bytes.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.sock_recv_into
+        """
+        call = self.native_call(sock, RECV_INTO, buf)
+        return inherited_sock_recv_into(self, sock, buf) if call is None else call
+
+    def sock_sendall(self, sock, data):
+        """Send all of *data* to the non-blocking *sock*: an awaitable.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.sock_sendall
+        """
+        call = self.native_call(sock, SENDALL, data)
+        return inherited_sock_sendall(self, sock, data) if call is None else call
 
     # ------------------------------------------------------------------------------------------------- transports
 

@@ -135,6 +135,8 @@ cdef class LoopObject:
         bint is_kept
         # Waits for on_turn_end().
         bint wants_turn_end
+        # Waits for on_deferred().
+        bint is_deferred
 
     # Called by subclasses around the life of their libuv handle.
     cdef int attach(self, LoopCore loop) except -1
@@ -142,6 +144,9 @@ cdef class LoopObject:
     # The loop keeps the object alive (it watches a descriptor, a callback will come) until unkeep(). Idempotent.
     cdef void keep(self) noexcept
     cdef void unkeep(self) noexcept
+    # From a libuv callback while `loop.deferring`: have on_deferred() called in its turn.
+    cdef void defer(self) noexcept
+    cdef int on_deferred(self) except -1
     # Upcalls of the loop. on_turn_end: the batch is over, or ran long. on_loop_close: give the libuv handle back.
     cdef void on_turn_end(self) noexcept
     cdef void on_loop_close(self) noexcept
@@ -170,12 +175,14 @@ cdef class LoopCore:
         Py_ssize_t ring_head
         Py_ssize_t ready_count
 
-        # What a poll brought to run right after it, before all that is in the ring: readers, writers, due timers. Owned
-        # references in events[event_head:event_count]; empty but for that moment, unless a run was interrupted in it.
+        # What a poll brought, to run after the callbacks that were ready before it: readers, writers, objects with
+        # something deferred, due timers. Owned references in events[event_head:event_count].
         PyObject** events
         Py_ssize_t event_capacity
         Py_ssize_t event_head
         Py_ssize_t event_count
+        # Callbacks were ready before the poll that is going on: what it brings must come after them.
+        bint deferring
 
         # Handles that have run and that nobody else refers to, for reuse (owned, empty).
         PyObject* spare[SPARE_HANDLES]
@@ -247,6 +254,10 @@ cdef class LoopCore:
     # --- upcalls
     # The only door to call_exception_handler().
     cdef int report(self, dict context) except -1
+    # A sock_*() call waits for `event` of a descriptor, instead of whoever did before.
+    cdef int on_descriptor_taken(self, int fd, int event) except -1
+    # create_future(), as the interpreter's own or a subclass has it.
+    cdef object new_future(self)
     # A listener accepted the connection `fd`; the callee owns the descriptor from here.
     cdef int on_connection(self, LoopObject listener, int fd, void* address, int length) except -1
 
@@ -257,7 +268,7 @@ cdef class LoopCore:
     cdef int wait_finely(self, double deadline) except -1
     cdef int poll(self, uv.uv_run_mode mode) except -1
     cdef int collect_due_timers(self, uint64_t before_turn) except -1
-    cdef int run_ready(self) except -1
+    cdef int run_ready(self, Py_ssize_t remaining) except -1
     cdef int run_events(self) except -1
     cdef int look_at_the_clock(self) except -1
     cdef int run_unusual(self, PyObject* item) except -1

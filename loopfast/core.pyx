@@ -357,6 +357,17 @@ cdef class LoopObject:
             self.is_kept = False
             Py_DECREF(<PyObject*> self)
 
+    cdef void defer(self) noexcept:
+        if not self.is_deferred:
+            try:
+                self.loop.push_event(<PyObject*> self)
+                self.is_deferred = True
+            except MemoryError as exc:
+                self.loop.fail(exc)
+
+    cdef int on_deferred(self) except -1:
+        return 0
+
     cdef void on_turn_end(self) noexcept:
         pass
 
@@ -741,12 +752,14 @@ cdef class LoopCore:
         self._stopping = True
 
     cdef int run_turn(self) except -1:
-        """Run what is ready, then poll, then run what the poll brought and the timers that are due.
+        """Poll; run what was ready before, what the poll brought, and the timers that are due, in this order.
 
-        asyncio polls first and runs all of it together, in this same order.
+        With nothing ready before, what the poll brings runs inside it, and what that schedules runs at once, where
+        asyncio polls again first.
         """
         cdef LoopState* state = self.state
         cdef uint64_t before_turn
+        cdef Py_ssize_t batch = self.ready_count
         if state == NULL:
             raise RuntimeError("Event loop is closed")
         before_turn = self.timer_sequence
@@ -754,18 +767,23 @@ cdef class LoopCore:
         if self.event_count:
             # The last run was interrupted among them.
             self.run_events()
-        self.run_ready()
-        if self.turn_end_count:
-            self.finish_turn()
+        self.deferring = batch > 0
         if self.ready_count == 0 and not self._stopping:
             self.wait()
         elif watches(state) or self._stopping or self.turns % TURNS_BETWEEN_POLLS == 0:
             self.poll(uv.UV_RUN_NOWAIT)
+        self.deferring = False
         if self.timer_count:
             self.collect_due_timers(before_turn)
         PyErr_CheckSignals()
+        if batch:
+            self.run_ready(batch)
         if self.event_count:
             self.run_events()
+        if batch == 0 and self.ready_count and not self._stopping:
+            self.run_ready(self.ready_count)
+        if self.turn_end_count:
+            self.finish_turn()
         return 0
 
     cdef double now(self) except? -1:
@@ -827,9 +845,8 @@ cdef class LoopCore:
         state.may_block = False
         return self.raise_failure()
 
-    cdef int run_ready(self) except -1:
-        """Run the callbacks that are ready now; what they schedule waits for the next turn."""
-        cdef Py_ssize_t remaining = self.ready_count
+    cdef int run_ready(self, Py_ssize_t remaining) except -1:
+        """Run the first *remaining* callbacks of the ring; what they schedule waits for the next turn."""
         cdef PyObject* item
         while remaining > 0 and self.ready_count:
             remaining -= 1
@@ -860,7 +877,8 @@ cdef class LoopCore:
         return 0
 
     cdef int run_unusual(self, PyObject* item) except -1:
-        """Run what run_ready() leaves: readers and writers, debug mode, handles of asyncio's own Python code."""
+        """Run what run_ready() leaves: readers and writers, debug mode, what was deferred, handles of asyncio's own
+        Python code."""
         cdef Handle handle
         if is_native(item):
             handle = <Handle> item
@@ -876,8 +894,12 @@ cdef class LoopCore:
             finally:
                 if Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle:
                     (<ThreadSafeHandle> handle).run_ended()
-        # Signal handlers and child watchers.
         foreign = <object> item
+        if isinstance(foreign, LoopObject):
+            (<LoopObject> foreign).is_deferred = False
+            (<LoopObject> foreign).on_deferred()
+            return self.raise_failure()
+        # Signal handlers and child watchers.
         self.leave_context()
         if not foreign._cancelled:
             foreign._run()
@@ -1052,6 +1074,12 @@ cdef class LoopCore:
         self.call_exception_handler(context)
         return 0
 
+    cdef int on_descriptor_taken(self, int fd, int event) except -1:
+        return 0
+
+    cdef object new_future(self):
+        raise NotImplementedError
+
     cdef int on_connection(self, LoopObject listener, int fd, void* address, int length) except -1:
         raise NotImplementedError("on_connection() belongs to BaseLoop")
 
@@ -1075,6 +1103,8 @@ cdef void drop_queued(PyObject* item) noexcept:
         (<Handle> item).is_queued = False
         if not (<Handle> item).is_running and not (<Handle> item).is_persistent:
             (<Handle> item).release()
+    elif isinstance(<object> item, LoopObject):
+        (<LoopObject> item).is_deferred = False
     Py_DECREF(item)
 
 

@@ -64,6 +64,9 @@ cdef class Listener(UVPoll):
         cdef int length = 0
         cdef int fd
         cdef int remaining = max(1, self.backlog)
+        if self.loop.deferring:
+            self.defer()
+            return 0
         while remaining and self.handle != NULL and self.retry is None:
             remaining -= 1
             fd = lf_accept(self.fd, &address, &length)
@@ -77,6 +80,9 @@ cdef class Listener(UVPoll):
                 self.report_error(-fd, "Accepting a connection failed")
                 break
         return 0
+
+    cdef int on_deferred(self) except -1:
+        return self.on_poll(0, uv.UV_READABLE) if self.handle != NULL else 0
 
     cdef int report_error(self, int error, str message) except -1:
         return self.loop.report({

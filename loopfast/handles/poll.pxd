@@ -18,6 +18,13 @@ cdef class UVPoll(UVHandle):
     cdef int on_poll(self, int status, int events) except -1
 
 
+cdef class KernelSet(UVPoll):
+    # A kernel set (epoll, kqueue) of descriptors that we do not own, which libuv watches as one descriptor. So a number
+    # closed or reused behind our back, or one that cannot be polled, is an error of the call and never reaches libuv,
+    # whose answer is abort().
+    pass
+
+
 ctypedef struct Watch:
     # What one descriptor is watched for. The handles are owned, NULL where absent; `events` is what the kernel was
     # told.
@@ -27,10 +34,8 @@ ctypedef struct Watch:
     bint is_internal
 
 
-cdef class DescriptorSet(UVPoll):
-    # The users' descriptors, in a kernel set (epoll, kqueue) of their own that libuv watches as one descriptor. So a
-    # number closed or reused behind our back, or one that cannot be polled, is an error of the call and never reaches
-    # libuv, whose answer is abort().
+cdef class DescriptorSet(KernelSet):
+    # The users' descriptors: what add_reader() and add_writer() were given.
     cdef:
         Watch* watches
         int capacity

@@ -77,12 +77,10 @@ cdef class UVPoll(UVHandle):
 
 
 @cython.no_gc_clear
-cdef class DescriptorSet(UVPoll):
-    """The descriptors that callbacks wait for. Not for direct use."""
+cdef class KernelSet(UVPoll):
+    """A kernel set of descriptors, which libuv watches as one descriptor. Not for direct use."""
 
     def __dealloc__(self):
-        self.drop_watches()
-        free(self.watches)
         if self.handle != NULL and self.fd >= 0:
             self.close_handle()
 
@@ -106,6 +104,15 @@ cdef class DescriptorSet(UVPoll):
         self.fd = -1
         UVHandle.close_handle(self)
         lf_close(fd)
+
+
+@cython.no_gc_clear
+cdef class DescriptorSet(KernelSet):
+    """The descriptors that callbacks wait for. Not for direct use."""
+
+    def __dealloc__(self):
+        self.drop_watches()
+        free(self.watches)
 
     cdef void on_loop_close(self) noexcept:
         self.drop_watches()

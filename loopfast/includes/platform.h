@@ -83,6 +83,16 @@ static inline int lf_set_change(int set, int fd, int before, int after) {
     return epoll_ctl(set, op, fd, &event) == 0 ? 0 : -errno;
 }
 
+/* Add `fd` for good, in both directions: an event for each change, seen or not. */
+static inline int lf_set_edges(int set, int fd) {
+    struct epoll_event event = {0};
+    event.data.fd = fd;
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    if (epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) == 0) return 0;
+    if (errno != EEXIST) return -errno;
+    return epoll_ctl(set, EPOLL_CTL_MOD, fd, &event) == 0 ? 0 : -errno;
+}
+
 static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     struct epoll_event events[256];
     int n = epoll_wait(set, events, capacity < 256 ? capacity : 256, 0);
@@ -119,6 +129,13 @@ static inline int lf_set_change(int set, int fd, int before, int after) {
     return 0;
 }
 
+static inline int lf_set_edges(int set, int fd) {
+    struct kevent changes[2];
+    EV_SET(&changes[0], fd, EVFILT_READ, EV_ADD | EV_CLEAR, 0, 0, 0);
+    EV_SET(&changes[1], fd, EVFILT_WRITE, EV_ADD | EV_CLEAR, 0, 0, 0);
+    return kevent(set, changes, 2, NULL, 0, NULL) < 0 ? -errno : 0;
+}
+
 static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     struct kevent events[256];
     struct timespec now = {0, 0};
@@ -136,6 +153,7 @@ static inline int lf_set_open(void) { return -ENOSYS; }
 static inline int lf_set_change(int set, int fd, int before, int after) {
     (void)set; (void)fd; (void)before; (void)after; return -ENOSYS;
 }
+static inline int lf_set_edges(int set, int fd) { (void)set; (void)fd; return -ENOSYS; }
 static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     (void)set; (void)out; (void)capacity; return -ENOSYS;
 }

@@ -19,4 +19,5 @@ cdef extern from "platform.h" nogil:
 
     int lf_set_open()
     int lf_set_change(int set, int fd, int before, int after)
+    int lf_set_edges(int set, int fd)
     int lf_set_ready(int set, lf_event* out, int capacity)

@@ -14,6 +14,7 @@ cdef extern from "Python.h":
         Py_ssize_t tp_weaklistoffset
         int (*tp_traverse)(PyObject* self, visitproc visit, void* arg) noexcept
         int (*tp_clear)(PyObject* self) noexcept
+        PyObject* (*tp_iternext)(PyObject* self) noexcept
 
     ctypedef struct PyTupleObject:
         PyObject** ob_item
@@ -24,6 +25,10 @@ cdef extern from "Python.h":
         int ml_flags
         const char* ml_doc
 
+    ctypedef struct PyMethodDescrObject:
+        PyMethodDef* d_method
+
+    int METH_NOARGS
     int METH_FASTCALL
     int METH_KEYWORDS
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
@@ -44,6 +49,15 @@ cdef extern from "Python.h":
     PyObject* PyErr_Occurred() nogil
     int PyErr_CheckSignals() except -1
     void PyErr_Clear()
+    void PyErr_SetObject(PyObject* kind, PyObject* value)
+    PyObject* PyExc_StopIteration
+
+    int PYGEN_RETURN
+    int PYGEN_ERROR
+    int PYGEN_NEXT
+    int PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result)
+
+    PyObject* PyWeakref_NewRef(PyObject* obj, PyObject* callback)
 
     # Borrowed arguments, new reference or NULL with an exception set: the caller owns the result.
     PyObject* PyObject_Vectorcall(PyObject* func, PyObject** args, size_t nargsf, PyObject* kwnames)
@@ -63,6 +77,8 @@ cdef extern from "Python.h":
     double PyFloat_AsDouble(PyObject* obj) except? -1.0
     bint PyFloat_CheckExact(PyObject* obj)
     bint PyLong_CheckExact(PyObject* obj)
+    Py_ssize_t PyLong_AsSsize_t(PyObject* obj)
+    long PyLong_AsLong(PyObject* obj)
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size)
     PyObject* PyLong_FromSsize_t(Py_ssize_t value)
     char* PyBytes_AS_STRING(PyObject* data)

@@ -11,6 +11,7 @@
 #define LF_SHUT_WRITE SD_SEND
 #define LF_SEND_FLAGS 0
 #define LF_WOULD_BLOCK WSAEWOULDBLOCK
+#define LF_DONT_WAIT 0
 static inline int lf_socket_error(void) { return WSAGetLastError(); }
 static inline void lf_close_socket(int fd) { (void)closesocket(fd); }
 #else
@@ -22,6 +23,7 @@ static inline void lf_close_socket(int fd) { (void)closesocket(fd); }
 #include <unistd.h>
 #define LF_SHUT_WRITE SHUT_WR
 #define LF_WOULD_BLOCK EWOULDBLOCK
+#define LF_DONT_WAIT MSG_DONTWAIT
 #ifdef MSG_NOSIGNAL
 #define LF_SEND_FLAGS MSG_NOSIGNAL
 #else
@@ -164,6 +166,35 @@ static inline unsigned lf_address_slot(const struct sockaddr *address, unsigned 
         hash = ntohs(in->sin6_port) ^ in->sin6_addr.s6_addr[15];
     }
     return (hash ^ (hash >> 8)) & (slots - 1);
+}
+
+/* Receive or send without blocking. Returns the number of bytes or a negated errno, EAGAIN if it would block. */
+static inline long long lf_recv(int fd, char *buffer, size_t size) {
+    for (;;) {
+        long long n = recv(fd, buffer, size, LF_DONT_WAIT);
+        if (n >= 0) return n;
+        if (lf_socket_error() == LF_WOULD_BLOCK) return -EAGAIN;
+        if (lf_socket_error() != EINTR) return -lf_socket_error();
+    }
+}
+
+static inline long long lf_send(int fd, const char *data, size_t size) {
+    for (;;) {
+        long long n = send(fd, data, size, LF_DONT_WAIT | LF_SEND_FLAGS);
+        if (n >= 0) return n;
+        if (lf_socket_error() == LF_WOULD_BLOCK) return -EAGAIN;
+        if (lf_socket_error() != EINTR) return -lf_socket_error();
+    }
+}
+
+static inline long long lf_recv_datagram(int fd, char *buffer, size_t size, union lf_ip_address *sender) {
+    for (;;) {
+        socklen_t length = sizeof(*sender);
+        long long n = recvfrom(fd, buffer, size, LF_DONT_WAIT, &sender->any, &length);
+        if (n >= 0) return n;
+        if (lf_socket_error() == LF_WOULD_BLOCK) return -EAGAIN;
+        if (lf_socket_error() != EINTR) return -lf_socket_error();
+    }
 }
 
 /* Send one datagram, to the connected peer if `address` is NULL. Returns 0 or a negated errno, EAGAIN if it would block. */

@@ -30,5 +30,8 @@ cdef extern from "socket.h" nogil:
         const sockaddr* address, char* host, size_t size, int* port, unsigned int* flow, unsigned int* scope
     )
     bint lf_same_address(const sockaddr* one, const sockaddr* other)
+    Py_ssize_t lf_recv(int fd, char* buffer, size_t size)
+    Py_ssize_t lf_recv_datagram(int fd, char* buffer, size_t size, lf_ip_address* sender)
+    Py_ssize_t lf_send(int fd, const char* data, size_t size)
     int lf_send_datagram(int fd, const char* data, size_t size, const sockaddr* address, int length)
     void lf_close_socket(int fd)

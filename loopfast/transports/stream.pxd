@@ -44,6 +44,9 @@ cdef class StreamTransport(NativeTransport):
         # The context of the write that started the request in flight, for resume_writing() (owned); NULL: the
         # connection's.
         PyObject* write_context
+        # The request in flight is done, with this status, but on_written() is deferred.
+        bint written
+        int write_status
         # Send each write at once instead of at the end of the turn.
         bint at_once
         # write_eof() was called; the writing half has been shut down, which waits for the queue.

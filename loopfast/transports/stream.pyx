@@ -13,6 +13,7 @@ from asyncio.log import logger
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -26,6 +27,7 @@ from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
     PyContext_CopyCurrent, PyLong_FromSsize_t, PyObject_VectorcallMethod,
 )
+from loopfast.includes.socket cimport lf_recv
 from loopfast.transports.base cimport NativeTransport, received_bytes, release_received
 
 cdef enum:
@@ -55,7 +57,8 @@ cdef inline int propagate() except -1:
 cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf) noexcept:
     """Lend the buffer for one read. Touches no Python object unless the protocol brings its own buffer."""
     cdef StreamTransport stream
-    if handle.data == NULL:
+    if handle.data == NULL or (<StreamTransport> handle.data).loop.deferring:
+        # Without a buffer libuv reads nothing.
         return
     if not (<StreamTransport> handle.data).buffered:
         buf.base = (<StreamTransport> handle.data).loop.read_buffer
@@ -78,6 +81,9 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
     if handle.data == NULL:
         return
     cdef StreamTransport stream = <StreamTransport> handle.data
+    if stream.loop.deferring:
+        stream.defer()
+        return
     if stream.buffered:
         take_buffer_back(stream)
     if not stream.reading:
@@ -171,6 +177,11 @@ cdef void on_uv_write(uv.uv_write_t* request, int status) noexcept:
         # The transport was closed meanwhile; its queue is gone.
         return
     cdef StreamTransport stream = <StreamTransport> request.handle.data
+    if stream.loop.deferring:
+        stream.written = True
+        stream.write_status = status
+        stream.defer()
+        return
     try:
         stream.on_written(status)
         stream.loop.leave_context()
@@ -264,6 +275,28 @@ cdef class StreamTransport(NativeTransport):
                 uv.uv_read_stop(<uv.uv_stream_t*> self.handle)
             if not self.in_flight:
                 self.unkeep()
+        return 0
+
+    cdef int on_deferred(self) except -1:
+        """Do now what libuv's callbacks left, in their order."""
+        cdef uv.uv_buf_t buf
+        cdef ssize_t size = uv.UV_ENOBUFS
+        if self.written:
+            self.written = False
+            if self.handle != NULL:
+                self.on_written(self.write_status)
+                self.loop.leave_context()
+        if self.handle != NULL and self.reading:
+            buf.base = NULL
+            buf.len = 0
+            on_uv_alloc(self.handle, READ_BUFFER_SIZE, &buf)
+            if buf.len:
+                size = lf_recv(self.fd, buf.base, buf.len)
+                if size == 0:
+                    size = uv.UV_EOF
+                elif size == -EAGAIN:
+                    size = 0
+            on_uv_read(<uv.uv_stream_t*> self.handle, size, &buf)
         return 0
 
     cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1:

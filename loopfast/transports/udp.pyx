@@ -23,7 +23,8 @@ from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject_VectorcallMethod
 from loopfast.includes.socket cimport (
-    AF_INET, lf_address_slot, lf_ip_address, lf_known_address, lf_parse_address, lf_same_address, lf_send_datagram,
+    AF_INET, lf_address_slot, lf_ip_address, lf_known_address, lf_parse_address, lf_recv_datagram, lf_same_address,
+    lf_send_datagram,
     lf_show_address, sockaddr,
 )
 from loopfast.transports.base cimport NativeTransport, end_name, received_bytes, release_received
@@ -52,7 +53,8 @@ cdef inline int propagate() except -1:
 
 cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf) noexcept:
     """Lend the buffer for one read. Touches no Python object."""
-    if handle.data == NULL or (<DatagramEndpoint> handle.data).drained:
+    if (handle.data == NULL or (<DatagramEndpoint> handle.data).drained
+            or (<DatagramEndpoint> handle.data).loop.deferring):
         # No room ends the read, where libuv would ask the kernel once more to hear that nothing is left.
         return
     (<DatagramEndpoint> handle.data).received = 0
@@ -70,6 +72,8 @@ cdef void on_uv_datagram(
     if address != NULL:
         endpoint.received += 1
         guarded_deliver(endpoint, buf.base, size, address)
+    elif endpoint.loop.deferring:
+        endpoint.defer()
     elif flags & uv.UV_UDP_MMSG_FREE:
         # The batch is over. Less than there was room for: that was all.
         endpoint.drained = endpoint.received < endpoint.room
@@ -167,6 +171,24 @@ cdef class DatagramEndpoint(NativeTransport):
                 uv.uv_udp_recv_stop(<uv.uv_udp_t*> self.handle)
             if not self.waiting:
                 self.unkeep()
+        return 0
+
+    cdef int on_deferred(self) except -1:
+        """Receive what libuv's callback left."""
+        cdef char* buffer = self.loop.datagram_buffer
+        cdef lf_ip_address sender
+        cdef Py_ssize_t size
+        cdef int _i
+        for _i in range(DATAGRAMS_PER_READ):
+            if self.handle == NULL or not self.reading:
+                break
+            size = lf_recv_datagram(self.fd, buffer, DATAGRAM_SIZE, &sender)
+            if size == -EAGAIN:
+                break
+            if size < 0:
+                guarded_error(self, <int> size)
+                break
+            guarded_deliver(self, buffer, size, &sender.any)
         return 0
 
     cdef PyObject* name_of(self, const sockaddr* address) except NULL:

@@ -1,0 +1,395 @@
+"""``sock_recv``, ``sock_recv_into`` and ``sock_sendall`` for plain sockets; the others are asyncio's own.
+
+Each call is an awaitable of its own instead of a coroutine: awaiting it tries the system call, and a future is made only
+where that would block. The behaviour is that of asyncio (https://docs.python.org/3/library/asyncio-eventloop.html).
+"""
+
+import os
+import socket
+from asyncio import InvalidStateError
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN, EBADF
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from loopfast.core cimport LoopCore
+from loopfast.handles.poll cimport KernelSet
+from loopfast.includes cimport uv
+from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_event, lf_set_edges, lf_set_ready
+from loopfast.includes.python cimport (
+    METH_NOARGS, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_FromStringAndSize,
+    PyErr_Clear, PyErr_Occurred, PyErr_SetObject, PyExc_StopIteration, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
+    PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef,
+)
+from loopfast.includes.socket cimport lf_recv, lf_send
+
+cdef enum:
+    EVENTS_PER_CALL = 128
+    # Bytes of one sock_recv(), which may return less than was asked for.
+    LONGEST_RECV = 120 * 1024
+    # Calls on one socket that may complete in one turn; the next one lets others run first.
+    CALLS_PER_TURN = 16
+
+cdef object Socket = socket.socket
+# The C function behind socket.fileno(), for a call without looking it up.
+cdef object FILENO = Socket.fileno
+cdef bint FILENO_IS_PLAIN = (
+    type(FILENO) is type(str.upper) and (<PyMethodDescrObject*> FILENO).d_method.ml_flags == METH_NOARGS
+)
+cdef tuple NAMES = ("sock_recv", "sock_recv_into", "sock_sendall")
+
+
+ctypedef PyObject* (*PyCFunction)(PyObject* self, PyObject* args) noexcept
+
+
+cdef inline int propagate() except -1:
+    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
+    return -1
+
+
+@cython.no_gc_clear
+cdef class SocketSet(KernelSet):
+    """The sockets that calls wait for. Not for direct use."""
+
+    def __dealloc__(self):
+        cdef int fd
+        for fd in range(self.capacity):
+            Py_XDECREF(self.watches[fd].sock)
+        free(self.watches)
+
+    cdef int on_poll(self, int status, int events) except -1:
+        cdef lf_event ready[EVENTS_PER_CALL]
+        cdef int n = lf_set_ready(self.fd, ready, EVENTS_PER_CALL)
+        cdef int i
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        for i in range(n):
+            self.wake(ready[i].fd, ready[i].events, None)
+        return 0
+
+    cdef int wake(self, int fd, int events, object error) except -1:
+        """Let the calls on *fd* that wait for one of *events* try again, or fail with *error*."""
+        if 0 <= fd < self.capacity:
+            if events & LF_READ and self.watches[fd].reader != NULL:
+                self.answer(<SocketCall> self.watches[fd].reader, error)
+            if events & LF_WRITE and self.watches[fd].writer != NULL:
+                self.answer(<SocketCall> self.watches[fd].writer, error)
+        return 0
+
+    cdef int answer(self, SocketCall call, object error) except -1:
+        future = call.future
+        self.leave(call)
+        try:
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+        except InvalidStateError:
+            # Cancelled, and its task has not heard of it yet.
+            pass
+        return 0
+
+    cdef bint is_greedy(self, int fd) except -1:
+        """Return True once *fd* has had its calls of this turn."""
+        cdef SocketWatch* entry
+        if fd >= self.capacity:
+            grow_watches(self, fd)
+        entry = &self.watches[fd]
+        if entry.turn != self.loop.turns:
+            entry.turn = self.loop.turns
+            entry.calls = 0
+        entry.calls += 1
+        return entry.calls > CALLS_PER_TURN
+
+    cdef int wait(self, SocketCall call) except -1:
+        """Put *call* in the place of its descriptor's reader or writer, and have the kernel watch that."""
+        cdef SocketWatch* entry
+        cdef PyObject** slot
+        cdef PyObject* reference
+        cdef int status
+        entry = &self.watches[call.fd]
+        if entry.sock == NULL or (<object> entry.sock)() is not call.sock:
+            # The number belongs to another socket now: theirs was closed.
+            self.wake(call.fd, LF_READ | LF_WRITE, OSError(EBADF, os.strerror(EBADF)))
+            reference = PyWeakref_NewRef(<PyObject*> call.sock, NULL)
+            if reference == NULL:
+                return propagate()
+            status = lf_set_edges(self.fd, call.fd)
+            if status < 0:
+                Py_DECREF(reference)
+                raise OSError(-status, os.strerror(-status))
+            Py_XDECREF(entry.sock)
+            entry.sock = reference
+        slot = &entry.writer if call.kind == SENDALL else &entry.reader
+        if slot[0] != NULL:
+            self.leave(<SocketCall> slot[0])
+        self.loop.on_descriptor_taken(call.fd, LF_WRITE if call.kind == SENDALL else LF_READ)
+        slot[0] = <PyObject*> call
+        call.waiting = True
+        self.waiting += 1
+        if self.waiting == 1:
+            self.watch(uv.UV_READABLE)
+            uv.uv_ref(self.handle)
+        return 0
+
+    cdef bint forget(self, int fd, int event) except -1:
+        """Let the call that waits for *event* of *fd* wait in vain; return False if there is none."""
+        cdef PyObject* call
+        if not 0 <= fd < self.capacity:
+            return False
+        call = self.watches[fd].writer if event == LF_WRITE else self.watches[fd].reader
+        if call == NULL:
+            return False
+        self.leave(<SocketCall> call)
+        return True
+
+    cdef int leave(self, SocketCall call) noexcept:
+        """*call* waits no more."""
+        if call.waiting:
+            call.waiting = False
+            if call.kind == SENDALL:
+                self.watches[call.fd].writer = NULL
+            else:
+                self.watches[call.fd].reader = NULL
+            self.waiting -= 1
+            if self.waiting == 0 and self.handle != NULL:
+                # The set stays armed, but nobody needs the loop to look.
+                uv.uv_unref(self.handle)
+        return 0
+
+
+cdef int grow_watches(SocketSet owner, int fd) except -1:
+    cdef int capacity = max(64, owner.capacity)
+    cdef SocketWatch* watches
+    while capacity <= fd:
+        capacity *= 2
+    watches = <SocketWatch*> realloc(owner.watches, capacity * sizeof(SocketWatch))
+    if watches == NULL:
+        raise MemoryError(f"no memory to watch descriptor {fd}")
+    memset(watches + owner.capacity, 0, (capacity - owner.capacity) * sizeof(SocketWatch))
+    owner.watches = watches
+    owner.capacity = capacity
+    return 0
+
+
+@cython.final
+@cython.no_gc_clear
+@cython.freelist(64)
+cdef class SocketCall:
+    """One call of ``sock_recv`` or its kin: await it once, as a coroutine."""
+
+    def __dealloc__(self):
+        self.finish()
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        """Replaced below by an entry that raises StopIteration without a traceback."""
+        raise NotImplementedError
+
+    def send(self, value):
+        """Continue the call; coroutine protocol."""
+        cdef PyObject* result = self.step()
+        if result != NULL:
+            yielded = <object> result
+            Py_DECREF(result)
+            return yielded
+        if PyErr_Occurred() == NULL:
+            raise StopIteration
+        propagate()
+
+    def throw(self, kind, value=None, traceback=None):
+        """Raise an exception where the call waits; coroutine protocol."""
+        iterator = self.iterator
+        self.finish()
+        if iterator is not None:
+            # The form with three arguments is deprecated, and what some callers still use.
+            iterator.throw(*((kind,) if value is None and traceback is None else (kind, value, traceback)))
+        if isinstance(kind, type):
+            raise kind if value is None else value
+        raise kind
+
+    @property
+    def __name__(self):
+        return NAMES[self.kind]
+
+    @property
+    def __qualname__(self):
+        return f"Loop.{NAMES[self.kind]}"
+
+    def close(self):
+        """Give the call up; coroutine protocol."""
+        self.finish()
+
+    cdef void finish(self) noexcept:
+        self.finished = True
+        if self.waiting:
+            self.set.leave(self)
+        if self.has_view:
+            self.has_view = False
+            PyBuffer_Release(&self.view)
+        self.future = self.iterator = None
+
+    cdef PyObject* step(self) noexcept:
+        """Return the future to wait for; NULL when the call is over, with StopIteration or another exception, or none."""
+        cdef PyObject* result = NULL
+        cdef int state
+        if self.finished:
+            try:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            except RuntimeError as exc:
+                PyErr_SetObject(<PyObject*> RuntimeError, <PyObject*> exc)
+            return NULL
+        if self.iterator is not None:
+            state = PyIter_Send(<PyObject*> self.iterator, Py_None, &result)
+            if state == PYGEN_NEXT:
+                return result
+            if state == PYGEN_ERROR:
+                self.finish()
+                return NULL
+            Py_XDECREF(result)
+            self.future = self.iterator = None
+        return step_on(self)
+
+    cdef int attempt(self, PyObject** result) except -2:
+        """Make the system call; False if it would block."""
+        cdef Py_ssize_t n
+        cdef Py_buffer view
+        cdef char* buffer
+        if self.kind == RECV:
+            if self.size == 0:
+                result[0] = PyBytes_FromStringAndSize(NULL, 0)
+                return True
+            buffer = self.set.loop.borrow_read_buffer()
+            n = lf_recv(self.fd, buffer, min(self.size, LONGEST_RECV))
+            if n >= 0:
+                result[0] = PyBytes_FromStringAndSize(buffer, n)
+        elif self.kind == RECV_INTO:
+            PyObject_GetBuffer(self.data, &view, PyBUF_WRITABLE)
+            n = lf_recv(self.fd, <char*> view.buf, view.len) if view.len else 0
+            PyBuffer_Release(&view)
+            if n >= 0:
+                result[0] = PyLong_FromSsize_t(n)
+        else:
+            return self.attempt_send()
+        if n == -EAGAIN:
+            return False
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        if result[0] == NULL:
+            propagate()
+        return True
+
+    cdef int attempt_send(self) except -2:
+        cdef Py_ssize_t n, size
+        cdef char* data
+        if type(self.data) is bytes:
+            data = PyBytes_AS_STRING(self.data)
+            size = PyBytes_GET_SIZE(self.data)
+        else:
+            if not self.has_view:
+                PyObject_GetBuffer(self.data, &self.view, PyBUF_SIMPLE)
+                self.has_view = True
+            data = <char*> self.view.buf
+            size = self.view.len
+        n = lf_send(self.fd, data + self.sent, size - self.sent)
+        if n == -EAGAIN:
+            return False
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        self.sent += n
+        return self.sent >= size
+
+    cdef PyObject* start_waiting(self) except NULL:
+        """Wait for the socket in a future; return that."""
+        cdef LoopCore loop = self.set.loop
+        cdef PyObject* result = NULL
+        if loop._transports or (self.fd < loop.claims_capacity and loop.claims[self.fd] != NULL):
+            (<object> loop)._ensure_fd_no_transport(self.fd)
+        self.future = loop.new_future()
+        self.set.wait(self)
+        self.iterator = iter(self.future)
+        if PyIter_Send(<PyObject*> self.iterator, Py_None, &result) != PYGEN_NEXT:
+            Py_XDECREF(result)
+            raise RuntimeError("a new future is done")
+        return result
+
+
+cdef PyObject* step_on(SocketCall call) noexcept:
+    """Try; over, or wait. As `SocketCall.step`."""
+    cdef PyObject* result = NULL
+    try:
+        call.fd = number_of(call.sock)
+        if call.fd >= 0 and call.set.is_greedy(call.fd):
+            Py_INCREF(Py_None)
+            return Py_None
+        if not call.attempt(&result):
+            return call.start_waiting()
+    except BaseException as exc:
+        call.finish()
+        kind = type(exc)
+        PyErr_SetObject(<PyObject*> kind, <PyObject*> exc)
+        return NULL
+    call.finish()
+    if result != NULL:
+        # sock_sendall() returns None, which needs no StopIteration.
+        PyErr_SetObject(PyExc_StopIteration, result)
+        Py_DECREF(result)
+    return NULL
+
+
+cdef PyObject* next_step(PyObject* self) noexcept:
+    return (<SocketCall> self).step()
+
+
+# From Cython code StopIteration would get a traceback each time.
+(<PyTypeObject*> SocketCall).tp_iternext = next_step
+
+
+cdef inline int number_of(object sock) except -2:
+    """Return the descriptor of a plain socket, -1 if it is closed."""
+    cdef PyObject* number
+    cdef int fd
+    if not FILENO_IS_PLAIN:
+        return sock.fileno()
+    number = (<PyCFunction> (<PyMethodDescrObject*> FILENO).d_method.ml_meth)(<PyObject*> sock, NULL)
+    if number == NULL:
+        propagate()
+    fd = <int> PyLong_AsLong(number)
+    Py_DECREF(number)
+    return fd
+
+
+cdef SocketCall socket_call(SocketSet set, object sock, int kind, object argument):
+    cdef SocketCall call
+    cdef Py_ssize_t size = 0
+    if type(sock) is not Socket:
+        return None
+    if kind == RECV:
+        if type(argument) is not int:
+            return None
+        size = PyLong_AsSsize_t(<PyObject*> argument)
+        if size < 0:
+            PyErr_Clear()
+            return None
+    elif type(argument) is memoryview:
+        if not argument.c_contiguous or (kind == RECV_INTO and argument.readonly):
+            return None
+    elif type(argument) is not bytearray and (kind == RECV_INTO or type(argument) is not bytes):
+        return None
+    call = SocketCall.__new__(SocketCall)
+    call.set = set
+    call.sock = sock
+    call.kind = kind
+    call.size = size
+    call.data = argument
+    call.fd = -1
+    return call
