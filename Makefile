@@ -3,7 +3,7 @@
 #
 #   make help                  the list
 #   make test PYTHON=python3.13   the same with another interpreter, in its own environment
-#   make test ARGS="-k timer"     arguments for pytest (test, debug) or the measured program (demo, serve, budget)
+#   make test ARGS="-k timer"     arguments for pytest (test, debug, interop) or the measured program (demo, serve, budget)
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -42,9 +42,9 @@ demo: build $(VENV)/.extra-demo
 serve: build $(VENV)/.extra-demo
 	@$(RUN) -m bench.demo --serve $(ARGS)
 
-## test: the tests, but for the slow ones of packaging
+## test: the tests, but for the slow ones of packaging and those of interop
 test: build $(VENV)/.extra-test
-	$(PYTEST) tests -m "not slow" $(ARGS)
+	$(PYTEST) tests -m "not slow and not interop" $(ARGS)
 
 ## packaging: the slow tests: every supply route, sdist, wheel, editable install
 packaging: build $(VENV)/.extra-test
@@ -53,7 +53,7 @@ packaging: build $(VENV)/.extra-test
 ## debug: build with assertions and counters (they stay until the next build), then test
 debug: installed $(VENV)/.extra-test
 	@LOOPFAST_DEBUG=1 $(SETUP)
-	LOOPFAST_DEBUG=1 $(PYTEST) tests -m "not slow" $(ARGS)
+	LOOPFAST_DEBUG=1 $(PYTEST) tests -m "not slow and not interop" $(ARGS)
 
 ## budget: instructions and system calls per operation beside their targets (needs valgrind and strace)
 budget: build $(VENV)/.extra-bench
@@ -62,6 +62,10 @@ budget: build $(VENV)/.extra-bench
 ## parity: CPython's own asyncio tests on loopfast, compared with asyncio's loop
 parity: build $(VENV)/.extra-test
 	@$(RUN) -m tests.parity $(ARGS)
+
+## interop: real frameworks, databases and drivers on loopfast and on asyncio (uses PostgreSQL, Redis and openssl)
+interop: build $(VENV)/.extra-test $(VENV)/.extra-interop
+	$(PYTEST) tests/interop -m interop $(ARGS)
 
 ## wheels: sdist and wheel into dist/, on Linux repaired for other machines
 wheels: $(LIBUV) $(VENV)/.extra-dev
@@ -87,12 +91,12 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER := bench interop torture soak asan tsan docs
+LATER := bench torture soak asan tsan docs
 $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test packaging debug budget parity wheels lint typecheck clean build installed $(LATER)
+.PHONY: help demo serve test packaging debug budget parity interop wheels lint typecheck clean build installed $(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
 
