@@ -1,4 +1,4 @@
-"""Fixtures of the interoperability tests: a certificate, PostgreSQL and Redis, each started once and stopped at the end.
+"""Fixtures of the interoperability tests: a certificate, PostgreSQL and Redis, started once, stopped at the end.
 
 What is not installed is skipped with the name of the package; with LOOPFAST_CI in the environment that is a failure.
 """

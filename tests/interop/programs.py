@@ -1,4 +1,4 @@
-"""What the interoperability tests share: optional packages, programs in processes of their own, blocking HTTP clients."""
+"""What the interoperability tests share: optional packages, programs in processes of their own, a blocking client."""
 
 from __future__ import annotations
 
@@ -118,8 +118,14 @@ class Program:
             self._more.notify_all()
 
     @property
+    def said(self) -> str:
+        """All of the output so far."""
+        return "\n".join(self.lines)
+
+    @property
     def output(self) -> str:
-        return "\n".join([" ".join(self.command), *self.lines])
+        """The same with the command in front, for messages."""
+        return f"{' '.join(self.command)}\n{self.said}"
 
     def expect(self, pattern: str, patience: float = PATIENCE) -> re.Match[str]:
         """Wait for a line that has *pattern* in it, behind the line that was expected last."""
@@ -171,9 +177,17 @@ class Program:
         return True
 
 
+COMPLAINTS = ("Traceback", "ResourceWarning", "RuntimeWarning", "never retrieved", "Unhandled", "ERROR")
+
+
+def check_no_complaints(program: Program, *known: str) -> None:
+    """The program told of no error and of nothing left open; *known* are those COMPLAINTS for which it is to blame."""
+    assert [word for word in COMPLAINTS if word in program.said and word not in known] == [], program.output
+
+
 def python(*words: str | os.PathLike[str], **options: Any) -> Program:
-    """Start this interpreter with the arguments *words*."""
-    return Program(sys.executable, *words, **options)
+    """Start this interpreter with the arguments *words*; it tells of resources that are not closed."""
+    return Program(sys.executable, "-W", "always::ResourceWarning", *words, **options)
 
 
 @contextlib.contextmanager
@@ -186,7 +200,7 @@ def short_folder(user: str | None = None) -> Iterator[Path]:
         yield folder
 
 
-# ---------------------------------------------------------------------------------------------------------------- client
+# -------------------------------------------------------------------------------------------------------------- client
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -1,4 +1,4 @@
-"""The application that uvicorn, hypercorn and gunicorn serve in these tests. It says what happens on standard output."""
+"""The application that uvicorn, hypercorn and gunicorn serve in these tests. It says on stdout what happens."""
 
 from __future__ import annotations
 
