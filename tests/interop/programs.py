@@ -240,3 +240,14 @@ def once(connect: Callable[[], http.client.HTTPConnection], path: str) -> Any:
     """Ask one question on a connection of its own."""
     with contextlib.closing(connect()) as link:
         return ask(link, "GET", path)
+
+
+def once_up(connect: Callable[[], http.client.HTTPConnection], path: str) -> Any:
+    """The same of a server whose workers say that they are up before they listen."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return once(connect, path)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "nobody listens"
+            time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""uvicorn serving a FastAPI application: all HTTP and WebSocket implementations, TLS, UNIX sockets, workers, reload, the
+"""uvicorn serving a FastAPI application: HTTP and WebSocket implementations, TLS, UNIX sockets, workers, reload, the
 end by a signal. Started from the command line as users do, with the loop named by an import string.
 """
 
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from programs import UVICORN_LOOPS, Program, ask, check_no_complaints, connection, once, package, python
+from programs import UVICORN_LOOPS, Program, ask, check_no_complaints, connection, once, once_up, package, python
 from support import LOCALHOST
 from talk import BODY, PIECE, check_end, check_http, check_websocket
 
@@ -157,14 +157,14 @@ def test_workers(loop_kind):
             # The one that is stopped cannot accept, so the answer is the other's.
             os.kill(other, signal.SIGSTOP)
             try:
-                assert once(partial(connection, port), "/loop") == {"loop": loop_kind, "pid": worker}
+                assert once_up(partial(connection, port), "/loop") == {"loop": loop_kind, "pid": worker}
             finally:
                 os.kill(other, signal.SIGCONT)
         os.kill(workers[0], signal.SIGKILL)
         replacement = int(server.expect(r"application started in (\d+)")[1])
         os.kill(workers[1], signal.SIGSTOP)
         try:
-            assert once(partial(connection, port), "/loop") == {"loop": loop_kind, "pid": replacement}
+            assert once_up(partial(connection, port), "/loop") == {"loop": loop_kind, "pid": replacement}
         finally:
             os.kill(workers[1], signal.SIGCONT)
         assert server.stop() == 0, server.output
@@ -195,7 +195,7 @@ def test_reload(loop_kind, tmp_path):
     with uvicorn(loop_kind, *options, app="versioned:app", cwd=tmp_path) as server:
         port = port_of(server)
         server.expect("Started server process")
-        assert once(partial(connection, port), "/") == f"0 on {loop_kind}".encode()
+        assert once_up(partial(connection, port), "/") == f"0 on {loop_kind}".encode()
         for version in range(1, 11):
             # The watcher says nowhere that it has begun to watch: change the file until it sees that.
             write(version)
@@ -203,7 +203,7 @@ def test_reload(loop_kind, tmp_path):
                 server.expect("detected changes|Reloading", patience=1)
                 break
         server.expect("Started server process")
-        assert once(partial(connection, port), "/") == f"{version} on {loop_kind}".encode()
+        assert once_up(partial(connection, port), "/") == f"{version} on {loop_kind}".encode()
         assert server.stop() in (0, -signal.SIGTERM), server.output
         check_no_complaints(server)
 
