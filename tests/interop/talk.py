@@ -56,9 +56,9 @@ def check_websocket(connect):
         assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4321, "as asked")
 
 
-def check_end(server, number=signal.SIGTERM):
+def check_end(server, number=signal.SIGTERM, known=()):
     """End the server by a signal: in good order, with a status as asyncio gives it, and nothing reported."""
     status = server.stop(number)
     assert status in (0, -number), server.output
     assert "application ended" in server.said, server.output
-    check_no_complaints(server)
+    check_no_complaints(server, *known)

@@ -166,7 +166,7 @@ def test_gunicorn_uvicorn_worker_with_install_in_the_application(loop_kind, tmp_
 
 
 def test_gunicorn_asgi_worker_with_install_in_the_configuration(loop_kind, tmp_path):
-    """gunicorn's own worker makes its loop before it loads the application; its configuration is read before the fork."""
+    """gunicorn's own worker makes its loop before it loads the application, but after its configuration."""
     configuration = "import loopfast\nloopfast.install()\n" if loop_kind == "loopfast" else ""
     with gunicorn(tmp_path, "-k", "asgi", "--asgi-loop", "asyncio", configuration=configuration) as server:
         check_gunicorn(server, loop_kind)

@@ -1,4 +1,4 @@
-"""Pipelines of real commands through asyncio.subprocess: joined by the kernel and by the loop, long, cut short, killed."""
+"""Pipelines of real commands through asyncio.subprocess: joined by the kernel, by the loop; long, cut short, killed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_stages_joined_by_pipes_of_the_kernel(loop):
 
 
 async def test_a_reader_that_stops_early(loop):
-    """head ends; the writer before it is stopped by SIGPIPE, and feeding it is an error that is raised, not reported."""
+    """head ends early: going on to feed it is an error that is raised and not only reported."""
     producer = await start("yes", stdout=PIPE)
     consumer = await start("head", "-c", "100000", stdin=PIPE, stdout=PIPE)
     reading = asyncio.ensure_future(consumer.stdout.read())

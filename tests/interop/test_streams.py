@@ -1,4 +1,4 @@
-"""Programs written on asyncio streams alone: a proxy under load, resets, half-closes, a client that does not read, TLS."""
+"""Programs written on asyncio streams alone: a proxy under load, with resets, half-closes, a slow client, TLS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ async def digesting(reader, writer):
     data = await reader.read()
     writer.write(hashlib.sha256(data).hexdigest().encode() + b"\n")
     writer.writelines([data[start : start + 100_000] for start in range(0, len(data), 100_000)])
-    await writer.drain()
+    # The client may be gone; which of the two is told is a question of time.
+    with contextlib.suppress(ConnectionError):
+        await writer.drain()
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
