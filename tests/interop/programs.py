@@ -251,3 +251,12 @@ def once_up(connect: Callable[[], http.client.HTTPConnection], path: str) -> Any
         except ConnectionRefusedError:
             assert time.monotonic() < deadline, "nobody listens"
             time.sleep(0.01)
+
+
+def wait_until_refused(port: int) -> None:
+    """Wait until nobody listens at *port* any more. Asks nothing: a server that is about to end need not answer."""
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            socket.create_connection((LOCALHOST, port), PATIENCE).close()
+            assert time.monotonic() < deadline, "still listens"

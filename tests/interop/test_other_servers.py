@@ -10,7 +10,17 @@ import textwrap
 from functools import partial
 
 import pytest
-from programs import UVICORN_LOOPS, Program, ask, check_no_complaints, connection, once, once_up, package, python
+from programs import (
+    UVICORN_LOOPS,
+    Program,
+    ask,
+    check_no_complaints,
+    connection,
+    once_up,
+    package,
+    python,
+    wait_until_refused,
+)
 from support import LOCALHOST
 from talk import BODY, PIECE, check_end, check_http, check_websocket
 
@@ -93,9 +103,7 @@ def test_hypercorn_a_signal_while_a_request_is_in_flight(loop_kind, hypercorn, n
             link.endheaders(BODY[:PIECE])
             server.expect("upload begun")
             server.send_signal(number)
-            with pytest.raises((ConnectionRefusedError, ConnectionResetError)):
-                while True:
-                    once(partial(connection, port), "/loop")
+            wait_until_refused(port)
             link.send(BODY[PIECE:])
             response = link.getresponse()
             assert response.status == 200
