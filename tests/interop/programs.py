@@ -253,10 +253,16 @@ def once_up(connect: Callable[[], http.client.HTTPConnection], path: str) -> Any
             time.sleep(0.01)
 
 
-def wait_until_refused(port: int) -> None:
-    """Wait until nobody listens at *port* any more. Asks nothing: a server that is about to end need not answer."""
+def wait_until_closed(port: int) -> None:
+    """Wait until nobody listens at *port* any more, without connecting: a server that is ending need not answer that.
+
+    The port can then be bound to again, beside the connections that are left, as servers mark it SO_REUSEADDR.
+    """
     deadline = time.monotonic() + PATIENCE
-    with contextlib.suppress(ConnectionRefusedError):
-        while True:
-            socket.create_connection((LOCALHOST, port), PATIENCE).close()
-            assert time.monotonic() < deadline, "still listens"
+    while True:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((LOCALHOST, port))
+            return
+        assert time.monotonic() < deadline, "still listens"
+        time.sleep(0.005)

@@ -10,7 +10,7 @@ import signal
 import socket
 
 import pytest
-from programs import PATIENCE, ask, check_no_complaints, connection, package, python, short_folder, wait_until_refused
+from programs import PATIENCE, ask, check_no_complaints, connection, package, python, short_folder, wait_until_closed
 from relay import proxying
 from support import LOCALHOST, pattern, until
 
@@ -304,7 +304,7 @@ def test_run_app_ends_on_a_signal_after_the_request_in_flight(loop_kind, tmp_pat
             link.request("GET", "/slow")
             handler, _ = release.accept()
             server.send_signal(number)
-            wait_until_refused(port)
+            wait_until_closed(port)
             with handler:
                 handler.sendall(b"done")
             assert link.getresponse().read() == b"done"

@@ -19,7 +19,7 @@ from programs import (
     once_up,
     package,
     python,
-    wait_until_refused,
+    wait_until_closed,
 )
 from support import LOCALHOST
 from talk import BODY, PIECE, check_end, check_http, check_websocket
@@ -103,7 +103,7 @@ def test_hypercorn_a_signal_while_a_request_is_in_flight(loop_kind, hypercorn, n
             link.endheaders(BODY[:PIECE])
             server.expect("upload begun")
             server.send_signal(number)
-            wait_until_refused(port)
+            wait_until_closed(port)
             link.send(BODY[PIECE:])
             response = link.getresponse()
             assert response.status == 200
