@@ -1,4 +1,4 @@
-"""asyncpg and psycopg against a real PostgreSQL: the one is a protocol on transports, the other waits for a descriptor."""
+"""asyncpg and psycopg against a real PostgreSQL: one is a protocol on transports, the other waits for a descriptor."""
 
 from __future__ import annotations
 
