@@ -24,8 +24,12 @@ HANG = 60
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(HANG))
+        for category in ("pytest.PytestUnraisableExceptionWarning", "ResourceWarning", "RuntimeWarning"):
+            item.add_marker(pytest.mark.filterwarnings(f"error::{category}"), append=False)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 import os
 import signal
 import socket
@@ -106,7 +107,7 @@ async def test_uploads(loop, certificate, secure):
         serving([("POST", "/digest", digest)], context=certificate.server() if secure else None) as url,
         client(connector=tls(certificate) if secure else None) as session,
     ):
-        for body, chunked in ((BODY, False), (pieces(), True)):
+        for body, chunked in ((io.BytesIO(BODY), False), (pieces(), True)):
             async with session.post(f"{url}/digest", data=body) as response:
                 assert await response.json() == {**expected, "chunked": chunked}
 
@@ -191,7 +192,7 @@ async def test_unix_socket(loop):
             serving([("POST", "/digest", digest), ("GET", "/echo", echo)], unix=path) as url,
             client(connector=aiohttp.UnixConnector(path)) as session,
         ):
-            async with session.post(f"{url}/digest", data=BODY) as response:
+            async with session.post(f"{url}/digest", data=io.BytesIO(BODY)) as response:
                 assert (await response.json())["size"] == len(BODY)
             async with session.ws_connect(f"{url}/echo") as socket:
                 await socket.send_bytes(BODY)
@@ -252,7 +253,7 @@ async def test_tls_through_a_proxy(loop, certificate, secure_proxy):
         for _ in range(3):
             async with session.post(
                 f"{url.replace('localhost', LOCALHOST)}/digest",
-                data=BODY,
+                data=io.BytesIO(BODY),
                 proxy=f"{scheme}://localhost:{proxy.port}",
             ) as response:
                 assert (await response.json())["sha256"] == hashlib.sha256(BODY).hexdigest()
