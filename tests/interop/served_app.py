@@ -19,11 +19,16 @@ if os.environ.get("INSTALL_LOOPFAST"):
     loopfast.install()
 
 
+def say(text: str) -> None:
+    """Write a line in one piece: print() makes two of it, and workers share the output."""
+    os.write(1, f"{text}\n".encode())
+
+
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    print(f"application started in {os.getpid()}", flush=True)
+    say(f"application started in {os.getpid()}")
     yield
-    print(f"application ended in {os.getpid()}", flush=True)
+    say(f"application ended in {os.getpid()}")
 
 
 app = FastAPI(lifespan=lifespan)
@@ -43,7 +48,7 @@ async def digest(request: Request) -> dict[str, Any]:
     size = 0
     async for piece in request.stream():
         if piece and not size:
-            print("upload begun", flush=True)
+            say("upload begun")
         size += len(piece)
         seen.update(piece)
     return {"size": size, "sha256": seen.hexdigest()}
@@ -82,7 +87,7 @@ async def echo(socket: WebSocket) -> None:
         while True:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
-                print(f"client left with {message['code']}", flush=True)
+                say(f"client left with {message['code']}")
                 return
             if message.get("text") == "close":
                 await socket.close(4321, "as asked")

@@ -131,7 +131,8 @@ def test_hypercorn_workers_with_install_in_the_application(loop_kind):
 def gunicorn(folder, *options, configuration="", **environment) -> Program:
     (folder / "gunicorn.conf.py").write_text(configuration)
     words = ("-m", "gunicorn", "served_app:app", "-b", f"{LOCALHOST}:0", "-w", "2", *options)
-    return python(*words, cwd=folder, **environment)
+    # It puts a socket for its control into the home folder.
+    return python(*words, cwd=folder, HOME=str(folder), **environment)
 
 
 def check_gunicorn(server, kind):
