@@ -28,18 +28,14 @@ WEBSOCKETS = ("websockets", "websockets-sansio", "wsproto")
 
 
 def uvicorn(
-    kind: str, *options: str | os.PathLike[str], app: str = "served_app:app", cwd: Path | None = None
+    kind: str,
+    *options: str | os.PathLike[str],
+    app: str = "served_app:app",
+    cwd: Path | None = None,
+    **environment: str,
 ) -> Program:
-    words = (
-        "-m",
-        "uvicorn",
-        app,
-        "--loop",
-        UVICORN_LOOPS[kind],
-        "--no-use-colors",
-        *options,
-    )
-    return python(*words, cwd=cwd)
+    words = ("-m", "uvicorn", app, "--loop", UVICORN_LOOPS[kind], "--no-use-colors", *options)
+    return python(*words, cwd=cwd, **environment)
 
 
 def port_of(server: Program, scheme: str = "http") -> int:
@@ -239,4 +235,13 @@ def test_two_hundred_clients_at_once(loop_kind):
             }
         for link in links:
             link.close()
+        check_end(server)
+
+
+def test_in_debug_mode(loop_kind):
+    """asyncio's debug mode checks threads, callbacks and coroutines; a sound server gives it nothing to say."""
+    with uvicorn(loop_kind, "--port", "0", PYTHONASYNCIODEBUG="1") as server:
+        port = port_of(server)
+        check_http(partial(connection, port), loop_kind)
+        check_websocket(partial(websockets_client.connect, f"ws://{LOCALHOST}:{port}/echo"))
         check_end(server)
