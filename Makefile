@@ -80,7 +80,7 @@ wheels: $(LIBUV) $(VENV)/.extra-dev
 lint: $(VENV)/.extra-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint loopfast
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint loopfast  # it calls pycodestyle by name
 
 ## typecheck: mypy over the package, the build and the tools
 typecheck: build $(VENV)/.extra-dev
