@@ -153,6 +153,62 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
+class DatagramRecorder(asyncio.DatagramProtocol):
+    """Records what happens to a datagram endpoint: in `events` the names, in `datagrams` pairs of data and address."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.get_running_loop()
+        self.events: list[str] = []
+        self.datagrams: list[tuple[bytes, Any]] = []
+        self.errors: list[Exception] = []
+        self.transport: Any = None
+        # The argument of connection_lost().
+        self.lost = self.loop.create_future()
+        self._more = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.events.append("made")
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.events.append("datagram")
+        self.datagrams.append((data, addr))
+        self._more.set()
+
+    def error_received(self, exc: Exception) -> None:
+        self.events.append("error")
+        self.errors.append(exc)
+        self._more.set()
+
+    def pause_writing(self) -> None:
+        self.events.append("pause")
+
+    def resume_writing(self) -> None:
+        self.events.append("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.events.append("lost")
+        if not self.lost.done():
+            self.lost.set_result(exc)
+        self._more.set()
+
+    async def received(self, count: int) -> list[bytes]:
+        """Wait until at least *count* datagrams have come; return the data of all."""
+        while len(self.datagrams) < count:
+            assert not self.lost.done(), f"endpoint lost after {len(self.datagrams)} datagrams"
+            self._more.clear()
+            await self._more.wait()
+        return [data for data, _ in self.datagrams]
+
+    async def failed(self, count: int = 1) -> list[Exception]:
+        """Wait until error_received() was called at least *count* times; return its arguments."""
+        while len(self.errors) < count:
+            assert not self.lost.done(), "endpoint lost"
+            self._more.clear()
+            await self._more.wait()
+        return self.errors
+
+
 # ---------------------------------------------------------------------------------------------------------- connections
 
 
@@ -215,6 +271,32 @@ async def serving(protocol: Callable[[], Any], **options: Any) -> AsyncIterator[
     finally:
         server.close()
         await settle()
+
+
+@contextlib.asynccontextmanager
+async def datagram_endpoint(
+    protocol: Callable[[], Any] = DatagramRecorder, **options: Any
+) -> AsyncIterator[tuple[Any, Any]]:
+    """A datagram endpoint of the running loop; on localhost if no keyword says where."""
+    if not options:
+        options["local_addr"] = (LOCALHOST, 0)
+    transport, proto = await asyncio.get_running_loop().create_datagram_endpoint(protocol, **options)
+    try:
+        yield transport, proto
+    finally:
+        # asyncio's own breaks on abort() after a close() that had a queue to send.
+        if not transport.is_closing():
+            transport.abort()
+        await settle()
+
+
+async def receive_datagram(sock: socket.socket) -> tuple[bytes, Any]:
+    """Receive from a non-blocking datagram socket that the loop knows nothing of, without a watcher."""
+    while True:
+        try:
+            return sock.recvfrom(1 << 17)
+        except BlockingIOError:
+            await asyncio.sleep(0.0005)
 
 
 async def settle(turns: int = 5) -> None:
