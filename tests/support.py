@@ -209,6 +209,11 @@ class DatagramRecorder(asyncio.DatagramProtocol):
         return self.errors
 
 
+def unbuffered(file: Any, mode: str) -> Any:
+    """Open a path or a descriptor for somebody else to close."""
+    return open(file, mode, 0)
+
+
 # ---------------------------------------------------------------------------------------------------------- connections
 
 
