@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import errno
 import gc
+import logging
 import os
 import pty
 import socket
@@ -588,6 +589,29 @@ def test_a_closed_loop(loop):
             del coroutine
             gc.collect()
     os.close(writer)
+
+
+async def test_debug_mode_logs(loop, caplog):
+    loop.set_debug(True)
+    loop.slow_callback_duration = 100
+    reader, writer = os.pipe()
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        incoming, received = await loop.connect_read_pipe(Recorder, unbuffered(reader, "rb"))
+        outgoing, _ = await loop.connect_write_pipe(Recorder, unbuffered(writer, "wb"))
+        incoming.pause_reading()
+        incoming.resume_reading()
+        outgoing.close()
+        await received.lost
+    loop.set_debug(False)
+    messages = [record.getMessage() for record in caplog.records]
+    for start, end in (
+        (f"Read pipe {reader} connected: (", ")"),
+        (f"Write pipe {writer} connected: (", ")"),
+        ("", "pauses reading"),
+        ("", "resumes reading"),
+        ("", "was closed by peer"),
+    ):
+        assert any(message.startswith(start) and message.endswith(end) for message in messages), (start, messages)
 
 
 async def test_streams_on_pipes(loop):

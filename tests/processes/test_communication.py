@@ -62,7 +62,7 @@ async def test_no_input_ends_the_input(loop, data):
 
 
 async def test_streams_that_are_no_pipes(loop):
-    process = await create("/bin/true")
+    process = await create("true")
     assert (process.stdin, process.stdout, process.stderr) == (None, None, None)
     assert await process.communicate() == (None, None)
     assert process.returncode == 0
@@ -131,7 +131,7 @@ async def test_communicate_twice(loop):
 
 
 async def test_writing_to_a_child_that_exited(loop):
-    process = await create("/bin/true", stdin=PIPE)
+    process = await create("true", stdin=PIPE)
     await process.wait()
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
         for _ in range(100):

@@ -78,7 +78,7 @@ async def test_a_child_that_handles_a_signal(loop):
 @pytest.mark.parametrize("method", ["kill", "terminate", "send_signal"])
 async def test_signals_after_the_end(loop, method):
     arguments = [signal.SIGUSR1] if method == "send_signal" else []
-    process = await create("/bin/true")
+    process = await create("true")
     await process.wait()
     await settle()
     with pytest.raises(ProcessLookupError):
@@ -140,9 +140,12 @@ def test_wait_for_a_child_whose_output_lives_on_is_as_in_asyncio(loop_kind, loop
     async def main():
         # A background process keeps stdout open until its own input ends.
         reader, writer = os.pipe()
-        process = await create("/bin/sh", "-c", "exec 3<&0; cat <&3 & exit 5", stdin=reader, stdout=PIPE)
+        process = await create("/bin/sh", "-c", "exec 3<&0; cat <&3 & echo; exec sleep 1000", stdin=reader, stdout=PIPE)
         os.close(reader)
+        assert await process.stdout.readline() == b"\n"
         waiting = asyncio.ensure_future(process.wait())
+        await settle()
+        process.kill()
         await until(lambda: process.returncode is not None)
         await settle()
         found = [waiting.done(), process.returncode]
@@ -161,7 +164,7 @@ def test_wait_for_a_child_whose_output_lives_on_is_as_in_asyncio(loop_kind, loop
 
     found = run(loop_factory)
     assert found == run(lambda: new_event_loop("asyncio"))
-    assert found[1:] == [5, 5, b"late", 5]
+    assert found[1:] == [-9, -9, b"late", -9]
 
 
 async def test_exit_status_of_many(loop):
@@ -241,7 +244,7 @@ async def test_sigchld_is_not_taken(loop):
         got.append(arguments[0])
 
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
-    process = await create("/bin/true")
+    process = await create("true")
     await process.wait()
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
     previous = signal.signal(signal.SIGCHLD, handler)

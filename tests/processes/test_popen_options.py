@@ -132,7 +132,7 @@ async def test_preexec_fn(loop):
 
 async def test_an_exception_in_preexec_fn(loop):
     with pytest.raises(subprocess.SubprocessError, match="Exception occurred in preexec_fn"):
-        await create("/bin/true", preexec_fn=lambda: 1 / 0)
+        await create("true", preexec_fn=lambda: 1 / 0)
     no_children()
 
 
@@ -194,7 +194,7 @@ async def test_another_user_and_group(loop):
 @pytest.mark.parametrize("option", [{"user": 0}, {"group": 0}, {"extra_groups": [0]}], ids=repr)
 async def test_what_only_root_may_do(loop, option):
     with pytest.raises(PermissionError):
-        await create("/bin/true", **option)
+        await create("true", **option)
     no_children()
 
 
@@ -215,7 +215,7 @@ async def test_what_only_root_may_do(loop, option):
 )
 async def test_users_that_do_not_exist(loop, option, error):
     with pytest.raises(error):
-        await create("/bin/true", **option)
+        await create("true", **option)
     no_children()
 
 
@@ -402,9 +402,9 @@ async def test_refused_keywords(loop, interface, how, option, message):
     before = open_descriptors()
     with pytest.raises(ValueError, match=f"^{message}$"):
         if interface == "streams":
-            await getattr(asyncio, f"create_subprocess_{how}")("/bin/true", **option)
+            await getattr(asyncio, f"create_subprocess_{how}")("true", **option)
         else:
-            await getattr(loop, f"subprocess_{how}")(asyncio.SubprocessProtocol, "/bin/true", **option)
+            await getattr(loop, f"subprocess_{how}")(asyncio.SubprocessProtocol, "true", **option)
     assert open_descriptors() == before
     no_children()
 
@@ -428,28 +428,28 @@ async def test_shell_commands_are_text(loop, command):
         (["/bin/echo", "a\0b"], {}, ValueError),
         (["/bin/ec\0ho"], {}, ValueError),
         ([b"/bin/echo", b"a\0b"], {}, ValueError),
-        (["/bin/true"], {"cwd": "/\0"}, ValueError),
-        (["/bin/true"], {"env": {"A": "b\0c"}}, ValueError),
-        (["/bin/true"], {"env": {"A\0": "b"}}, ValueError),
-        (["/bin/true"], {"env": {"A=B": "c"}}, ValueError),
-        (["/bin/true"], {"env": {"A": 5}}, TypeError),
-        (["/bin/true"], {"env": [("A", "b")]}, (TypeError, AttributeError)),
-        (["/bin/true", 5], {}, TypeError),
+        (["true"], {"cwd": "/\0"}, ValueError),
+        (["true"], {"env": {"A": "b\0c"}}, ValueError),
+        (["true"], {"env": {"A\0": "b"}}, ValueError),
+        (["true"], {"env": {"A=B": "c"}}, ValueError),
+        (["true"], {"env": {"A": 5}}, TypeError),
+        (["true"], {"env": [("A", "b")]}, (TypeError, AttributeError)),
+        (["true", 5], {}, TypeError),
         ([5], {}, TypeError),
         ([None], {}, TypeError),
-        (["/bin/true"], {"no_such_keyword": 5}, TypeError),
-        (["/bin/true"], {"preexec_fn": 5}, (TypeError, subprocess.SubprocessError)),
-        (["/bin/true"], {"pass_fds": [-1]}, ValueError),
-        (["/bin/true"], {"pass_fds": ["x"]}, (TypeError, ValueError)),
-        (["/bin/true"], {"stdout": "text"}, AttributeError),
-        (["/bin/true"], {"stdout": 9999}, OSError),
-        (["/bin/true"], {"startupinfo": 5}, ValueError),
-        (["/bin/true"], {"creationflags": 5}, ValueError),
+        (["true"], {"no_such_keyword": 5}, TypeError),
+        (["true"], {"preexec_fn": 5}, (TypeError, subprocess.SubprocessError)),
+        (["true"], {"pass_fds": [-1]}, ValueError),
+        (["true"], {"pass_fds": ["x"]}, (TypeError, ValueError)),
+        (["true"], {"stdout": "text"}, AttributeError),
+        (["true"], {"stdout": 9999}, OSError),
+        (["true"], {"startupinfo": 5}, ValueError),
+        (["true"], {"creationflags": 5}, ValueError),
         (["no-such-program-anywhere"], {}, FileNotFoundError),
         (["/no/such/program"], {}, FileNotFoundError),
-        (["/bin/true"], {"cwd": "/no/such/directory"}, FileNotFoundError),
-        (["/bin/true"], {"cwd": "/bin/true"}, NotADirectoryError),
-        (["/bin/true"], {"executable": "/no/such/program"}, FileNotFoundError),
+        (["true"], {"cwd": "/no/such/directory"}, FileNotFoundError),
+        (["true"], {"cwd": "/bin/sh"}, NotADirectoryError),
+        (["true"], {"executable": "/no/such/program"}, FileNotFoundError),
         (["/"], {}, PermissionError),
         ([""], {}, (FileNotFoundError, PermissionError)),
         (["/bin/echo", "x" * 10_000_000], {}, OSError),

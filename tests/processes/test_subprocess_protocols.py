@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -231,6 +232,29 @@ async def test_close_inside_callbacks(loop):
         await protocol.lost
         assert transport.get_returncode() == -signal.SIGKILL
         assert protocol.events[:2] == ["made", "data 1"]
+
+
+async def test_debug_mode_logs(loop, caplog):
+    loop.set_debug(True)
+    loop.slow_callback_duration = 100
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        async with shell("exit 5", stderr=subprocess.STDOUT) as (transport, protocol):
+            await protocol.lost
+            pid = transport.get_pid()
+        shell_transport, later = await loop.subprocess_shell(Recorder, "exec sleep 1000", stdout=DEVNULL)
+        shell_transport.close()
+        await later.lost
+    loop.set_debug(False)
+    # Arguments may be secrets: only the program is logged, but a shell's command is.
+    for message in (
+        "execute program '/bin/sh' stdin=<pipe> stdout=stderr=<pipe>",
+        f"process '/bin/sh' created: pid {pid}",
+        "exited with return code 5",
+        "run shell command 'exec sleep 1000' stdin=<pipe> stdout=-3 stderr=<pipe>",
+        "Close running child process: kill",
+    ):
+        assert message in caplog.text
+    assert "exit 5" not in caplog.text
 
 
 CALLBACKS = ["connection_made", "pipe_data_received", "pipe_connection_lost", "process_exited", "connection_lost"]

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import errno
 import gc
+import logging
 import os
 import socket
+import stat
 import struct
 import sys
 import warnings
@@ -56,11 +58,7 @@ async def test_keywords_that_raise(loop, options, error, message):
         await loop.create_datagram_endpoint(DatagramRecorder, **options)
     gc.collect()
     # Threads that resolve names may still open and close files of their own.
-    assert not any(os.path.exists(f"/proc/self/fd/{fd}") and is_socket(fd) for fd in open_descriptors() - before)
-
-
-def is_socket(fd):
-    return os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+    assert not any(stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in open_descriptors() - before)
 
 
 @needs_unix
@@ -227,6 +225,51 @@ async def test_multicast_on_loopback(loop):
         sender.sendto(b"to the group", (group, port))
         assert await protocol.received(1) == [b"to the group"]
         assert protocol.datagrams[0][1] == sender.get_extra_info("sockname")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no sockets for both IPv4 and IPv6")
+async def test_both_families_through_one_socket(loop):
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", 0))
+    port = sock.getsockname()[1]
+    async with datagram_endpoint(sock=sock) as (transport, protocol), datagram_endpoint() as (client, received):
+        client.sendto(b"over IPv4", (LOCALHOST, port))
+        assert await protocol.received(1) == [b"over IPv4"]
+        host, *rest = protocol.datagrams[0][1]
+        assert (host, *rest) == (f"::ffff:{LOCALHOST}", client.get_extra_info("sockname")[1], 0, 0)
+        # Host and port are enough.
+        transport.sendto(b"back", (host, rest[0]))
+        assert await received.received(1) == [b"back"]
+        assert received.datagrams[0][1] == (LOCALHOST, port)
+
+
+async def test_the_descriptor_cannot_be_watched_besides(loop):
+    async with datagram_endpoint() as (transport, protocol):
+        sock = transport.get_extra_info("socket")
+        for method in (loop.add_reader, loop.add_writer):
+            for fd in (sock, sock.fileno()):
+                with pytest.raises(RuntimeError, match="is used by transport"):
+                    method(fd, print)
+        for method in (loop.remove_reader, loop.remove_writer):
+            with pytest.raises(RuntimeError, match="is used by transport"):
+                method(sock)
+        transport.sendto(b"still usable", transport.get_extra_info("sockname"))
+        assert await protocol.received(1) == [b"still usable"]
+
+
+async def test_debug_mode_logs(loop, caplog):
+    loop.set_debug(True)
+    loop.slow_callback_duration = 100
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        async with datagram_endpoint() as (transport, protocol):
+            assert f"Datagram endpoint local_addr=('{LOCALHOST}', 0) remote_addr=None created: (" in caplog.text
+            address = transport.get_extra_info("sockname")
+            async with datagram_endpoint(remote_addr=address) as (client, _):
+                assert f"Datagram endpoint remote_addr={address!r} created: (" in caplog.text
+                client.sendto(b"x")
+                assert await protocol.received(1) == [b"x"]
+    loop.set_debug(False)
 
 
 # ------------------------------------------------------------------------------------------------------- other families
