@@ -336,7 +336,9 @@ async def test_unix_paths_that_are_missing_or_too_long(loop, tmp_path):
             DatagramRecorder, family=socket.AF_UNIX, remote_addr=str(tmp_path / "missing")
         )
     with pytest.raises(OSError, match="too long"):
-        await loop.create_datagram_endpoint(DatagramRecorder, family=socket.AF_UNIX, local_addr="/tmp/" + "x" * 200)
+        await loop.create_datagram_endpoint(
+            DatagramRecorder, family=socket.AF_UNIX, local_addr=str(tmp_path / ("x" * 200))
+        )
     async with datagram_endpoint(family=socket.AF_UNIX) as (transport, protocol):
         transport.sendto(b"x", str(tmp_path / "missing"))
         assert [type(error) for error in protocol.errors] == [FileNotFoundError]
