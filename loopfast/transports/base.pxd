@@ -64,6 +64,8 @@ cdef class NativeTransport(UVHandle):
         bint shares_context
         bint protocol_connected
         bint closing
+        # It was open when its loop was closed.
+        bint left_open
         int conn_lost
 
         # Flow control: pause_writing() above `high_water` unsent bytes, resume_writing() at or below `low_water`.

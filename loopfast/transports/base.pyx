@@ -40,7 +40,7 @@ cdef class NativeTransport(UVHandle):
         Py_XDECREF(self.context)
 
     def __del__(self):
-        if self.handle == NULL:
+        if self.handle == NULL and not self.left_open:
             return
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
         server, self.server = self.server, None
@@ -76,6 +76,7 @@ cdef class NativeTransport(UVHandle):
             self.release_socket()
         except Exception as exc:
             self.loop.fail(exc)
+        self.left_open = self.handle != NULL and not self.conn_lost
         self.closing = True
         self.close_handle()
 
