@@ -210,6 +210,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs)
 
     def _stop_serving(self, sock: socket.socket) -> None:
+        if self._left_to_the_loop(self._stop_serving, sock):
+            # The watcher must go before the descriptor does.
+            return
         self._stop_listening(sock)
         super()._stop_serving(sock)
 

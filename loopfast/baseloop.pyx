@@ -272,6 +272,10 @@ cdef class BaseLoop(LoopCore):
         listener.start(self, sock, protocol_factory, server, backlog, context)
         self.listeners[listener.fd] = listener
 
+    def _left_to_the_loop(self, method, argument):
+        """Call ``method(argument)`` on the loop's thread if that is in libuv just now; return False if it is not."""
+        return self.defer(method, argument)
+
     def _stop_listening(self, sock):
         """Stop accepting on *sock*, which stays open."""
         cdef Listener listener = self.listeners.pop(sock.fileno(), None)

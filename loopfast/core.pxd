@@ -77,6 +77,7 @@ cdef class Handle:
         object __weakref__
 
     cdef void release(self) noexcept
+    cdef void unschedule(self) noexcept
     cdef int do_cancel(self) except -1
 
 
@@ -99,6 +100,11 @@ cdef PyObject* make_threadsafe_handle(LoopCore loop, PyObject* callback, PyObjec
                                       PyObject* context) except NULL
 # asyncio has thread-safe handles (Python 3.14).
 cdef bint THREAD_SAFE_HANDLES
+
+cdef inline bint polls_elsewhere(LoopCore loop) noexcept:
+    # libuv is at work for this loop without the GIL, so the caller is on another thread and must leave libuv alone.
+    return loop is not None and loop.state != NULL and loop.state.blocked
+
 
 cdef inline bint is_plain(PyObject* item) noexcept:
     return Py_TYPE(item) == <PyTypeObject*> Handle or Py_TYPE(item) == <PyTypeObject*> TimerHandle
@@ -213,6 +219,14 @@ cdef class LoopCore:
         # What a libuv callback raised and the poll must raise on (KeyboardInterrupt, SystemExit, MemoryError).
         object failure
 
+        # Handles that another thread gave up during a poll, and what to close them with.
+        uv.uv_handle_t** late
+        int late_capacity
+        int late_count
+        uv.uv_close_cb late_callback
+
+        # A turn runs: libuv can neither be entered again nor lose its loop.
+        bint in_turn
         # Turns run, for polling now and then while nothing but ourselves is watched.
         uint64_t turns
         unsigned long thread_ident
@@ -250,6 +264,13 @@ cdef class LoopCore:
     # From a libuv callback that must not raise: what is still to be raised when the poll returns.
     cdef void fail(self, object exception) noexcept
     cdef int check_open(self) except -1
+    # Before a new handle: raises where another thread is in libuv.
+    cdef int check_not_polling(self) except -1
+    # Call `method` on the loop's thread if that is in libuv; return False where it may be done here and now.
+    cdef bint defer(self, object method, object argument=*) except -1
+    # uv_close(), once the poll of another thread is over.
+    cdef void close_late(self, uv.uv_handle_t* handle, uv.uv_close_cb callback) noexcept
+    cdef void close_late_handles(self) noexcept
 
     # --- upcalls
     # The only door to call_exception_handler().
@@ -263,6 +284,8 @@ cdef class LoopCore:
 
     # --- the turn
     cdef int run_turn(self) except -1
+    cdef int check_not_in_turn(self) except -1
+    cdef int run_stages(self, LoopState* state) except -1
     cdef double now(self) except? -1
     cdef int wait(self) except -1
     cdef int wait_finely(self, double deadline) except -1

@@ -45,6 +45,7 @@ cdef double FINE_WAIT_LIMIT = 0.001
 # Seconds; no poll sleeps longer (as asyncio's MAXIMUM_SELECT_TIMEOUT).
 cdef double LONGEST_SLEEP = 24 * 3600.0
 
+cdef object NO_ARGUMENT = object()
 cdef object AsyncioHandle = asyncio.Handle
 cdef object AsyncioTimerHandle = asyncio.TimerHandle
 cdef object AsyncioThreadSafeHandle = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
@@ -80,13 +81,22 @@ cdef class Handle:
     cdef void release(self) noexcept:
         drop_call(<PyObject*> self)
 
+    cdef void unschedule(self) noexcept:
+        pass
+
     cdef int do_cancel(self) except -1:
         if self.is_cancelled:
             return 0
         self.is_cancelled = True
         if self.loop != NULL and (<LoopCore> self.loop)._debug:
             # Kept for log lines that name a handle whose callback is gone by then.
-            text = repr(self)
+            try:
+                text = repr(self)
+            except BaseException:
+                # Cancelled it is all the same.
+                if not self.is_running:
+                    self.release()
+                raise
             Py_INCREF(<PyObject*> text)
             self.last_repr = <PyObject*> text
         if not self.is_running:
@@ -110,7 +120,11 @@ cdef class Handle:
             return
         if self.loop == NULL:
             raise RuntimeError(f"{self!r} is not scheduled on a loop")
+        if self.is_running:
+            # The running call uses the arguments in this handle, which the end of a second one would drop.
+            raise RuntimeError(f"{self!r} is running")
         cdef LoopCore loop = <LoopCore> self.loop
+        self.unschedule()
         loop.run_handle(self)
 
     def _repr_info(self):
@@ -168,15 +182,17 @@ cdef class TimerHandle(Handle):
     def __cinit__(self):
         self.heap_index = -1
 
-    cdef int do_cancel(self) except -1:
-        cdef LoopCore loop
+    cdef void unschedule(self) noexcept:
+        """Leave the heap, if this is in one. A handle that has run knows its loop no more, so it must not stay there."""
         if self.heap_index >= 0:
-            loop = <LoopCore> self.loop
-            # repr() in debug mode wants the handle whole, so cancel first; then the heap drops its reference.
-            Handle.do_cancel(self)
-            loop.heap_remove(self)
+            (<LoopCore> self.loop).heap_remove(self)
+            # The heap's reference; the caller has one of its own.
             Py_DECREF(<PyObject*> self)
-            return 0
+
+    cdef int do_cancel(self) except -1:
+        # First of all: what the release below drops may run code that cancels this handle again. The method's caller
+        # has a reference of its own.
+        self.unschedule()
         return Handle.do_cancel(self)
 
     def when(self) -> float:
@@ -391,10 +407,11 @@ cdef void before_poll(uv.uv_prepare_t* handle) noexcept:
     cdef LoopState* state = <LoopState*> handle.data
     if not state.may_block:
         return
-    if (<LoopCore> state.owner).ready_count or (
+    if (<LoopCore> state.owner).ready_count or (<LoopCore> state.owner).turn_end_count or (
             state.alarm_set and (<LoopCore> state.owner).timer_count
             and (<TimerHandle> (<LoopCore> state.owner).heap[0]).key < state.alarm_deadline):
-        # Another prepare or idle callback (made through cffi) has scheduled something since the decision.
+        # Another prepare or idle callback (made through cffi), or another thread, has scheduled something since the
+        # decision.
         uv.uv_async_send(&state.wake)
     (<LoopCore> state.owner).leave_context()
     state.blocked = True
@@ -459,6 +476,7 @@ cdef class LoopCore:
         free(self.heap)
         free(self.turn_end)
         free(self.claims)
+        free(self.late)
         free(self.read_buffer)
         free(self.datagram_buffer)
         free(self.gather_buffer)
@@ -511,6 +529,10 @@ cdef class LoopCore:
             (<LoopObject> obj).on_loop_close()
             (<LoopObject> obj).detach()
             Py_DECREF(obj)
+        if self.state == NULL:
+            # Code of the user's that ran in the loop above has closed this loop.
+            return 0
+        self.close_late_handles()
         self.state = NULL
         state.may_block = False
         uv.uv_walk(&state.loop, close_foreign, NULL)
@@ -524,6 +546,9 @@ cdef class LoopCore:
 
     def _close_core(self):
         """Drop all callbacks and close the libuv loop. Called by `Loop.close` once the rest is down."""
+        if self.in_turn:
+            # `_thread_id`, which close() looks at, can be set by anybody.
+            raise RuntimeError("Cannot close a running event loop")
         self.drop_handles()
         self.close_state()
 
@@ -534,6 +559,48 @@ cdef class LoopCore:
 
     def _check_closed(self):
         self.check_open()
+
+    # ------------------------------------------------------------------------------------------------- other threads
+    # libuv knows no locks. While a poll has let go of the GIL, whatever would enter libuv from another thread is
+    # refused, or left to the loop's own thread. At all other times the GIL makes such a call as good as one from a
+    # callback.
+
+    cdef int check_not_polling(self) except -1:
+        if polls_elsewhere(self):
+            raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
+        return 0
+
+    cdef bint defer(self, object method, object argument=NO_ARGUMENT) except -1:
+        if not polls_elsewhere(self):
+            return False
+        if argument is NO_ARGUMENT:
+            self.call_soon_threadsafe(method)
+        else:
+            self.call_soon_threadsafe(method, argument)
+        return True
+
+    cdef void close_late(self, uv.uv_handle_t* handle, uv.uv_close_cb callback) noexcept:
+        cdef int capacity
+        cdef uv.uv_handle_t** late
+        if self.late_count == self.late_capacity:
+            capacity = self.late_capacity * 2 if self.late_capacity else 16
+            late = <uv.uv_handle_t**> realloc(self.late, capacity * sizeof(uv.uv_handle_t*))
+            if late == NULL:
+                # Left open until the loop closes; its memory stays.
+                return
+            self.late = late
+            self.late_capacity = capacity
+        self.late[self.late_count] = handle
+        self.late_count += 1
+        self.late_callback = callback
+        if not self.state.woken:
+            self.state.woken = True
+            uv.uv_async_send(&self.state.wake)
+
+    cdef void close_late_handles(self) noexcept:
+        while self.late_count:
+            self.late_count -= 1
+            uv.uv_close(self.late[self.late_count], self.late_callback)
 
     # ------------------------------------------------------------------------------------------------- ready ring
 
@@ -580,6 +647,8 @@ cdef class LoopCore:
 
     def _add_callback(self, handle):
         if not handle._cancelled:
+            if isinstance(handle, TimerHandle):
+                (<TimerHandle> handle).unschedule()
             self.push(<PyObject*> handle)
 
     def _add_callback_signalsafe(self, handle):
@@ -728,6 +797,7 @@ cdef class LoopCore:
     def _run_once(self):
         """Run one turn of the loop."""
         self.check_open()
+        self.check_not_in_turn()
         try:
             self.run_turn()
         finally:
@@ -736,6 +806,7 @@ cdef class LoopCore:
     def _run_until_stopped(self):
         """Run turns until `stop()`; at least one. The caller has set the running loop."""
         self.check_open()
+        self.check_not_in_turn()
         self.thread_ident = PyThread_get_thread_ident()
         try:
             while True:
@@ -751,18 +822,30 @@ cdef class LoopCore:
         """Let the loop finish the current batch of callbacks and then return from ``run_forever``."""
         self._stopping = True
 
+    cdef int check_not_in_turn(self) except -1:
+        if self.in_turn:
+            # From a callback or from another thread; libuv supports neither.
+            raise RuntimeError("This event loop is already running")
+        return 0
+
     cdef int run_turn(self) except -1:
+        if self.state == NULL:
+            raise RuntimeError("Event loop is closed")
+        self.in_turn = True
+        try:
+            self.run_stages(self.state)
+        finally:
+            self.in_turn = False
+        return 0
+
+    cdef int run_stages(self, LoopState* state) except -1:
         """Poll; run what was ready before, what the poll brought, and the timers that are due, in this order.
 
         With nothing ready before, what the poll brings runs inside it, and what that schedules runs at once, where
         asyncio polls again first.
         """
-        cdef LoopState* state = self.state
-        cdef uint64_t before_turn
+        cdef uint64_t before_turn = self.timer_sequence
         cdef Py_ssize_t batch = self.ready_count
-        if state == NULL:
-            raise RuntimeError("Event loop is closed")
-        before_turn = self.timer_sequence
         self.turns += 1
         if self.event_count:
             # The last run was interrupted among them.
@@ -843,6 +926,8 @@ cdef class LoopCore:
         state.may_block = mode == uv.UV_RUN_ONCE
         uv.uv_run(&state.loop, mode)
         state.may_block = False
+        if self.late_count:
+            self.close_late_handles()
         return self.raise_failure()
 
     cdef int run_ready(self, Py_ssize_t remaining) except -1:
@@ -1000,7 +1085,8 @@ cdef class LoopCore:
         obj.wants_turn_end = True
         self.turn_end[self.turn_end_count] = <PyObject*> obj
         self.turn_end_count += 1
-        return 0
+        # Only a write from another thread finds the loop asleep.
+        return wake(self)
 
     cdef int finish_turn(self) except -1:
         """Let the objects that asked for it do their end-of-turn work (send what was gathered)."""

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdlib cimport calloc, free
 
-from loopfast.core cimport LoopCore, LoopObject
+from loopfast.core cimport LoopCore, LoopObject, polls_elsewhere
 from loopfast.includes cimport uv
 
 
@@ -39,7 +39,10 @@ cdef class UVHandle(LoopObject):
             return
         self.handle = NULL
         handle.data = NULL
-        if not uv.uv_is_closing(handle):
+        if polls_elsewhere(self.loop):
+            # The last reference may go on any thread.
+            self.loop.close_late(handle, free_handle)
+        elif not uv.uv_is_closing(handle):
             uv.uv_close(handle, free_handle)
         self.detach()
 

@@ -52,6 +52,7 @@ cdef class UVPoll(UVHandle):
     cdef int open(self, LoopCore loop, int fd) except -1:
         cdef int status
         loop.check_open()
+        loop.check_not_polling()
         self.allocate(sizeof(uv.uv_poll_t))
         status = uv.uv_poll_init_socket(&loop.state.loop, <uv.uv_poll_t*> self.handle, fd)
         if status < 0:
@@ -196,12 +197,17 @@ cdef class DescriptorSet(KernelSet):
 
     cdef int mark_active(self) except -1:
         """Watch the set while it has members; let it count as watched only while one of them is a user's."""
+        if self.handle == NULL or self.loop.defer(self._mark_active):
+            return 0
         self.watch(uv.UV_READABLE if self.count else 0)
         if self.count > self.internal_count:
             uv.uv_ref(self.handle)
         else:
             uv.uv_unref(self.handle)
         return 0
+
+    def _mark_active(self):
+        self.mark_active()
 
     cdef int on_poll(self, int status, int events) except -1:
         cdef lf_event ready[EVENTS_PER_CALL]

@@ -151,7 +151,8 @@ cdef class NativeTransport(UVHandle):
         return 0
 
     def _begin(self):
-        self.begin()
+        if self.handle != NULL and not self.loop.defer(self._begin):
+            self.begin()
 
     cdef int begin(self) except -1:
         return 0
@@ -264,13 +265,16 @@ cdef class NativeTransport(UVHandle):
 
     def abort(self):
         """Close at once: what is queued is dropped, ``connection_lost(None)`` follows."""
-        self.force_close(None)
+        if self.handle != NULL and not self.loop.defer(self.abort):
+            self.force_close(None)
 
     def _fatal_error(self, exc, message="Fatal error on transport"):
-        self.fatal_error(exc, message)
+        if self.handle != NULL and not self.loop.defer(self._fatal_error, exc):
+            self.fatal_error(exc, message)
 
     def _force_close(self, exc):
-        self.force_close(exc)
+        if self.handle != NULL and not self.loop.defer(self._force_close, exc):
+            self.force_close(exc)
 
     cdef int fatal_error(self, object exception, str message) except -1:
         if self.handle == NULL:
@@ -298,7 +302,7 @@ cdef class NativeTransport(UVHandle):
         return 0
 
     def _call_connection_lost(self, exc):
-        if self.handle == NULL:
+        if self.handle == NULL or self.loop.defer(self._call_connection_lost, exc):
             return
         try:
             if self.protocol_connected:

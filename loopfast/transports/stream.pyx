@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport GATHER_BUFFER_SIZE, LoopCore, LoopState, hold_gil
+from loopfast.core cimport GATHER_BUFFER_SIZE, LoopCore, LoopState, hold_gil, polls_elsewhere
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
 from loopfast.includes.buffer cimport lf_plain_buffer
@@ -199,6 +199,8 @@ cdef class StreamTransport(NativeTransport):
         self.capacity = 2
 
     def __dealloc__(self):
+        # First, so that drop_queue() finds no request in flight.
+        self.close_handle()
         self.drop_queue()
         self.drop_write_context()
         take_buffer_back(self)
@@ -209,6 +211,7 @@ cdef class StreamTransport(NativeTransport):
         """Wrap the connected socket *fd*, which belongs to this transport from here on."""
         cdef int status
         loop.check_open()
+        loop.check_not_polling()
         loop.borrow_read_buffer()
         self.allocate(sizeof(StreamBlock))
         status = uv.uv_tcp_init(&loop.state.loop, <uv.uv_tcp_t*> self.handle)
@@ -243,7 +246,7 @@ cdef class StreamTransport(NativeTransport):
 
     def pause_reading(self):
         """Stop delivering data until `resume_reading`. Does nothing if paused or closing."""
-        if self.closing or self.paused:
+        if self.closing or self.paused or self.loop.defer(self.pause_reading):
             return
         self.paused = True
         self.stop_reading()
@@ -252,7 +255,7 @@ cdef class StreamTransport(NativeTransport):
 
     def resume_reading(self):
         """Deliver data again. Does nothing if not paused, or closing."""
-        if self.closing or not self.paused:
+        if self.closing or not self.paused or self.loop.defer(self.resume_reading):
             return
         self.paused = False
         self.start_reading()
@@ -469,7 +472,7 @@ cdef class StreamTransport(NativeTransport):
             if view.len > GATHER_LIMIT:
                 # Large: send from the caller's memory what the kernel takes now, and copy only the rest.
                 self.flush()
-                if self.count == 0 and not self.conn_lost and self.handle != NULL:
+                if self.count == 0 and not self.conn_lost and self.handle != NULL and not polls_elsewhere(self.loop):
                     direct.base = <char*> view.buf
                     direct.len = view.len
                     sent = uv.uv_try_write(<uv.uv_stream_t*> self.handle, &direct, 1)
@@ -517,6 +520,8 @@ cdef class StreamTransport(NativeTransport):
         cdef int attempted
         if self.handle == NULL:
             return 0
+        if polls_elsewhere(self.loop):
+            return self.loop.request_turn_end(self) if self.count else 0
         while self.count and not self.in_flight and self.handle != NULL:
             attempted = min(self.count, SEGMENTS_PER_CALL)
             status = uv.uv_try_write(<uv.uv_stream_t*> self.handle, self.bufs + self.first, attempted)
@@ -643,16 +648,20 @@ cdef class StreamTransport(NativeTransport):
             self.flush()
 
     cdef void drop_queue(self) noexcept:
+        """Forget what is unsent. Segments of a write request stay while libuv may still read them: until the request
+        ends or the handle is closed."""
         cdef PyObject* owner
-        cdef int segments = self.count
-        self.count = self.in_flight = 0
+        cdef int kept
+        if self.handle == NULL:
+            self.in_flight = 0
+        kept = self.in_flight
         self.queued = 0
-        while segments:
-            segments -= 1
-            owner = self.owners[self.first]
-            self.first += 1
+        while self.count > kept:
+            self.count -= 1
+            owner = self.owners[self.first + self.count]
             Py_XDECREF(owner)
-        reset_queue(self)
+        if self.count == 0:
+            reset_queue(self)
 
     # ------------------------------------------------------------------------------------------------- ending
 
@@ -665,7 +674,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write_eof
         """
-        if self.closing or self.eof:
+        if self.closing or self.eof or self.loop.defer(self.write_eof):
             return
         self.flush()
         if self.closing:
@@ -683,7 +692,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.BaseTransport.close
         """
-        if self.closing or self.handle == NULL:
+        if self.closing or self.handle == NULL or self.loop.defer(self.close):
             return
         self.flush()
         if self.closing:
@@ -699,11 +708,14 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.abort
         """
+        if self.handle == NULL or self.loop.defer(self.abort):
+            return
         if self.queued and not self.in_flight:
             self.flush()
         self.force_close(None)
 
     cdef int on_lost(self, object exception) except -1:
+        self.drop_queue()
         if self.empty_waiter is not None and not self.empty_waiter.done():
             self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
         return 0
@@ -715,6 +727,7 @@ cdef class StreamTransport(NativeTransport):
             raise RuntimeError("Empty waiter is already set")
         if self.handle == NULL:
             raise RuntimeError("the transport is closed")
+        self.loop.check_not_polling()
         self.flush()
         self.empty_waiter = self.loop.create_future()
         if self.count == 0:

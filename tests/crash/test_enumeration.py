@@ -1,0 +1,38 @@
+"""No call from Python crashes the process: all that introspection finds, with hostile arguments, in every state."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from torture import LIMIT, MODES, run_mode
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="the watchdog needs setitimer()"),
+    pytest.mark.timeout(LIMIT + 10),
+]
+
+CLASSES = {
+    "asyncio.base_events.Server",
+    "loopfast._loop.Loop",
+    "loopfast.core.Handle",
+    "loopfast.core.TimerHandle",
+    "loopfast.handles.poll.DescriptorSet",
+    "loopfast.server.Listener",
+    "loopfast.transports.tcp.TCPTransport",
+}
+if sys.version_info >= (3, 14):
+    CLASSES.add("loopfast.core.ThreadSafeHandle")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_call_crashes(mode):
+    report = run_mode(mode, seed=1, calls=5)
+    assert report["calls"] > 1000
+    if mode in ("live", "running", "receiving", "thread"):
+        assert set(report["classes"]) >= CLASSES, "no living instance was found"
+
+
+@pytest.mark.parametrize("mode", ["live", "mixed"])
+def test_no_call_crashes_while_the_collector_runs_all_the_time(mode):
+    assert run_mode(mode, seed=2, calls=4, gc_threshold=1)["calls"] > 1000
