@@ -224,3 +224,62 @@ def test_transports_used_from_a_foreign_thread(loop_kind, calls):
     with program(loop_kind, code) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "done\n"), err
+
+
+@pytest.mark.loopfast_only("of loopfast's transports, which enter libuv")
+def test_flow_control_from_a_foreign_thread_while_data_comes_in(loop_kind):
+    """libuv reads without the GIL, so what it reads with must not go away meanwhile."""
+    code = """
+        import random
+        from support import tcp_pair
+        sys.setswitchinterval(1e-5)
+        async def one_round(loop, number):
+            mine, peer = tcp_pair(nonblocking=False)
+            mine.setblocking(False)
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+            peer.settimeout(0.001)
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=mine)
+            done = []
+            def other_end():
+                try:
+                    while not done:
+                        try:
+                            peer.recv(3000)
+                        except TimeoutError:
+                            pass
+                        peer.send(b"y" * 2000)
+                except OSError:
+                    pass
+            def misuse():
+                choice = random.Random(number)
+                for _ in range(300):
+                    what = choice.randrange(5)
+                    if what < 2:
+                        transport.pause_reading()
+                    elif what < 4:
+                        transport.resume_reading()
+                    else:
+                        transport.write(b"z" * 300_000)
+                transport.close() if number % 2 else transport.abort()
+                done.append(True)
+            threads = [threading.Thread(target=function) for function in (other_end, misuse)]
+            for thread in threads:
+                thread.start()
+            while not done:
+                await asyncio.sleep(0.0005 + random.random() / 500)
+            transport.abort()
+            await asyncio.sleep(0)
+            for thread in threads:
+                thread.join()
+            peer.close()
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda loop, context: None)
+            for number in range(150):
+                await one_round(loop, number)
+        run(main())
+        print("done")
+    """
+    with program(loop_kind, code) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "done\n"), err
