@@ -154,8 +154,10 @@ cdef class LoopObject:
     cdef void defer(self) noexcept
     cdef int on_deferred(self) except -1
     # Upcalls of the loop. on_turn_end: the batch is over, or ran long. on_loop_close: give the libuv handle back.
+    # on_fork: this is a child process, and what the kernel keeps for the object is shared with the parent.
     cdef void on_turn_end(self) noexcept
     cdef void on_loop_close(self) noexcept
+    cdef void on_fork(self) noexcept
 
 
 cdef class LoopCore:
@@ -225,6 +227,9 @@ cdef class LoopCore:
         int late_count
         uv.uv_close_cb late_callback
 
+        # How many forks this process had behind it when libuv's loop was made, or made its own again.
+        unsigned long forks
+
         # A turn runs: libuv can neither be entered again nor lose its loop.
         bint in_turn
         # Turns run, for polling now and then while nothing but ourselves is watched.
@@ -264,6 +269,8 @@ cdef class LoopCore:
     # From a libuv callback that must not raise: what is still to be raised when the poll returns.
     cdef void fail(self, object exception) noexcept
     cdef int check_open(self) except -1
+    # Before anything that would change what the kernel watches for this loop.
+    cdef void own_after_fork(self) noexcept
     # Before a new handle: raises where another thread is in libuv.
     cdef int check_not_polling(self) except -1
     # Call `method` on the loop's thread if that is in libuv; return False where it may be done here and now.

@@ -6,7 +6,9 @@ A turn is: poll (skipped while nothing is watched), due timers, the callbacks th
 
 import _thread
 import asyncio
+import errno
 import inspect
+import os
 import sys
 from asyncio import base_events, events, format_helpers
 
@@ -390,6 +392,9 @@ cdef class LoopObject:
     cdef void on_loop_close(self) noexcept:
         self.detach()
 
+    cdef void on_fork(self) noexcept:
+        pass
+
 
 # ------------------------------------------------------------------------------------------------ libuv's own callbacks
 
@@ -430,6 +435,19 @@ cdef void close_foreign(uv.uv_handle_t* handle, void* arg) noexcept nogil:
         uv.uv_close(handle, NULL)
 
 
+# The forks between the first import of this module and this process.
+cdef unsigned long fork_count = 0
+
+
+def _count_fork():
+    global fork_count
+    fork_count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 # ----------------------------------------------------------------------------------------------------------------- loop
 
 cdef class LoopCore:
@@ -446,6 +464,7 @@ cdef class LoopCore:
             free(state)
             check(status)
         self.state = state
+        self.forks = fork_count
         state.owner = <PyObject*> self
         state.loop.data = state
         self._thread_id = None
@@ -523,6 +542,7 @@ cdef class LoopCore:
         cdef int _attempt
         if state == NULL:
             return 0
+        self.own_after_fork()
         while self.objects != NULL:
             obj = self.objects
             Py_INCREF(obj)
@@ -564,6 +584,29 @@ cdef class LoopCore:
     # libuv knows no locks. While a poll has let go of the GIL, whatever would enter libuv from another thread is
     # refused, or left to the loop's own thread. At all other times the GIL makes such a call as good as one from a
     # callback.
+
+    cdef void own_after_fork(self) noexcept:
+        """In a forked child: part from the parent, whose epoll set and wake-up descriptor the child has inherited.
+
+        Where the kernel has none left for this process, the loop counts as closed and its memory is never freed.
+        """
+        cdef LoopState* state = self.state
+        cdef PyObject* obj
+        if self.forks == fork_count or state == NULL:
+            return
+        self.forks = fork_count
+        if state.blocked:
+            # The thread that was in this poll does not exist here.
+            state.blocked = False
+            state.released = NULL
+            self.in_turn = False
+        if uv.uv_loop_fork(&state.loop) < 0:
+            self.state = NULL
+            return
+        obj = self.objects
+        while obj != NULL:
+            (<LoopObject> obj).on_fork()
+            obj = (<LoopObject> obj).next_object
 
     cdef int check_not_polling(self) except -1:
         if polls_elsewhere(self):
@@ -923,6 +966,10 @@ cdef class LoopCore:
     cdef int poll(self, uv.uv_run_mode mode) except -1:
         cdef LoopState* state = self.state
         self.leave_context()
+        if self.forks != fork_count:
+            self.own_after_fork()
+            if self.state == NULL:
+                raise OSError(errno.EMFILE, "no descriptors for the event loop of a forked process")
         state.may_block = mode == uv.UV_RUN_ONCE
         uv.uv_run(&state.loop, mode)
         state.may_block = False

@@ -39,7 +39,11 @@ cdef class UVHandle(LoopObject):
             return
         self.handle = NULL
         handle.data = NULL
-        if polls_elsewhere(self.loop):
+        self.loop.own_after_fork()
+        if self.loop.state == NULL:
+            # Nobody can close it any more: libuv keeps the memory.
+            pass
+        elif polls_elsewhere(self.loop):
             # The last reference may go on any thread.
             self.loop.close_late(handle, free_handle)
         elif not uv.uv_is_closing(handle):

@@ -66,6 +66,8 @@ cdef class UVPoll(UVHandle):
         self.check_handle()
         if events == self.events:
             return 0
+        self.loop.own_after_fork()
+        self.check_handle()
         if events:
             check(uv.uv_poll_start(<uv.uv_poll_t*> self.handle, events, on_uv_poll))
         else:
@@ -118,6 +120,22 @@ cdef class DescriptorSet(KernelSet):
     cdef void on_loop_close(self) noexcept:
         self.drop_watches()
         self.close_handle()
+
+    cdef void on_fork(self) noexcept:
+        """A set of this process's own in the place of the parent's, with the same members."""
+        cdef int set_fd = lf_set_open()
+        cdef int fd
+        if set_fd < 0:
+            return
+        try:
+            os.dup2(set_fd, self.fd, inheritable=False)
+        except OSError:
+            lf_close(set_fd)
+            return
+        lf_close(set_fd)
+        for fd in range(self.capacity):
+            if self.watches[fd].events:
+                lf_set_change(self.fd, fd, 0, self.watches[fd].events)
 
     cdef Watch* watch_of(self, int fd) noexcept:
         """The entry of *fd*, NULL if it has none."""
@@ -180,7 +198,9 @@ cdef class DescriptorSet(KernelSet):
     cdef int set_events(self, int fd, Watch* entry, int events) except -1:
         """Tell the kernel, and count the descriptor in or out."""
         cdef int before = entry.events
-        cdef int status = lf_set_change(self.fd, fd, before, events)
+        cdef int status
+        self.loop.own_after_fork()
+        status = lf_set_change(self.fd, fd, before, events)
         if status < 0 and events & ~before:
             raise OSError(-status, os.strerror(-status))
         # Failing to take a bit away means that the descriptor is gone, and its registration with it.
