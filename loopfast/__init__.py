@@ -39,13 +39,16 @@ if TYPE_CHECKING:
 __all__ = ["Loop", "__version__", "install", "libuv_version", "new_event_loop", "run", "uninstall"]
 
 
-def __getattr__(name: str) -> Any:
-    """Define ``EventLoopPolicy`` on first use, so that importing loopfast never touches asyncio's policies."""
-    if name == "EventLoopPolicy":
-        from loopfast._policy import event_loop_policy_class
+if not TYPE_CHECKING:
+    # A type checker would take it to mean that every name exists.
 
-        return event_loop_policy_class()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Define ``EventLoopPolicy`` on first use, so that importing loopfast never touches asyncio's policies."""
+        if name == "EventLoopPolicy":
+            from loopfast._policy import event_loop_policy_class
+
+            return event_loop_policy_class()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -429,7 +429,7 @@ cdef PyObject* fast_create_task(PyObject* self, PyObject** args, Py_ssize_t narg
 
 cdef PyMethodDef CREATE_TASK
 CREATE_TASK = PyMethodDef("create_task", <void*> fast_create_task, METH_FASTCALL | METH_KEYWORDS, (
-    "create_task($self, coro, /, **kwargs)\n--\n\n"
+    "create_task($self, coro, **kwargs)\n--\n\n"
     "Schedule the coroutine coro as a task and return it; keywords are those of the running Python's asyncio.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.create_task"))
 PyDict_SetItemString((<PyTypeObject*> BaseLoop).tp_dict, "create_task",

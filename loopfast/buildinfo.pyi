@@ -1,7 +1,8 @@
 # What Python code may know of the build; the Cython declarations are in buildinfo.pxd.
 
-from typing import TypedDict
+from typing import TypedDict, type_check_only
 
+@type_check_only
 class BuildInfo(TypedDict):
     libuv_loaded: str
     libuv_headers: str

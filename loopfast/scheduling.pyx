@@ -137,21 +137,21 @@ cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, P
 cdef PyMethodDef[4] FAST_METHODS
 cdef int FAST_KEYWORDS = METH_FASTCALL | METH_KEYWORDS
 FAST_METHODS[0] = PyMethodDef("call_soon", <void*> fast_call_soon, FAST_KEYWORDS, (
-    "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+    "call_soon($self, callback, *args, context=None)\n--\n\n"
     "Schedule callback(*args) for the next turn of the loop; return its handle.\n\n"
     "context is the contextvars.Context to run it in, by default a copy of the current one.\n"
     "Raises RuntimeError if the loop is closed.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon"))
 FAST_METHODS[1] = PyMethodDef("call_soon_threadsafe", <void*> fast_call_soon_threadsafe, FAST_KEYWORDS, (
-    "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+    "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
     "call_soon() that may be called from any thread; wakes the loop if it sleeps.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_soon_threadsafe"))
 FAST_METHODS[2] = PyMethodDef("call_later", <void*> fast_call_later, FAST_KEYWORDS, (
-    "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+    "call_later($self, delay, callback, *args, context=None)\n--\n\n"
     "Schedule callback(*args) to run after delay seconds, never earlier; return its TimerHandle.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_later"))
 FAST_METHODS[3] = PyMethodDef("call_at", <void*> fast_call_at, FAST_KEYWORDS, (
-    "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+    "call_at($self, when, callback, *args, context=None)\n--\n\n"
     "Schedule callback(*args) to run at the time when, in seconds of loop.time(); return its TimerHandle.\n\n"
     "Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.call_at"))
 
@@ -168,6 +168,6 @@ def install_fast_methods(type cls):
     PyType_Modified(type_)
 
 
-for name in ("call_soon", "call_soon_threadsafe", "call_later", "call_at"):
-    GENERIC[name] = getattr(LoopCore, name)
+for _name in ("call_soon", "call_soon_threadsafe", "call_later", "call_at"):
+    GENERIC[_name] = getattr(LoopCore, _name)
 install_fast_methods(LoopCore)

@@ -98,6 +98,7 @@ cdef class Listener(UVPoll):
         return self.report_error(error, "socket.accept() out of system resource")
 
     def resume(self):
+        """Accept again: a timer calls this some time after descriptors or memory ran out."""
         self.retry = None
         if self.handle != NULL:
             self.watch(uv.UV_READABLE)

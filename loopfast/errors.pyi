@@ -1,0 +1,3 @@
+# What Python code may know of the translation of libuv'"'"'s errors; the Cython declarations are in errors.pxd.
+
+def uv_exception(code: int) -> BaseException: ...

@@ -1,0 +1,12 @@
+# What Python code may know of watched descriptors; the Cython declarations are in poll.pxd.
+
+from typing_extensions import disjoint_base
+
+from loopfast.handles.base import UVHandle
+
+@disjoint_base
+class UVPoll(UVHandle): ...
+
+@disjoint_base
+class DescriptorSet(UVPoll):
+    def get_events(self, fd: int) -> int: ...
