@@ -67,6 +67,10 @@ parity: build $(VENV)/.extra-test
 interop: build $(VENV)/.extra-test $(VENV)/.extra-interop
 	$(PYTEST) tests/interop -m interop $(ARGS)
 
+## torture: every call with hostile arguments, for longer and with seeds of its own (ARGS="--rounds 10 --seed 1")
+torture: build $(VENV)/.extra-test
+	@$(RUN) tests/crash/torture.py $(ARGS)
+
 ## wheels: sdist and wheel into dist/, on Linux repaired for other machines
 wheels: $(LIBUV) $(VENV)/.extra-dev
 	@rm -rf dist build/wheel
@@ -91,12 +95,13 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER := bench torture soak asan tsan docs
+LATER := bench soak asan tsan docs
 $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test packaging debug budget parity interop wheels lint typecheck clean build installed $(LATER)
+.PHONY: help demo serve test packaging debug budget parity interop torture wheels lint typecheck clean build installed \
+	$(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
 
