@@ -185,7 +185,7 @@ cdef class TimerHandle(Handle):
         self.heap_index = -1
 
     cdef void unschedule(self) noexcept:
-        """Leave the heap, if this is in one. A handle that has run knows its loop no more, so it must not stay there."""
+        """Leave the heap, if this is in one: a handle that has run knows its loop no more."""
         if self.heap_index >= 0:
             (<LoopCore> self.loop).heap_remove(self)
             # The heap's reference; the caller has one of its own.
@@ -446,6 +446,25 @@ def _count_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
+# Nobody else's to call.
+del _count_fork
+
+cdef extern from *:
+    """
+    /* uv_loop_fork() forgets that a watcher whose change is still to be told to the kernel is new to the child's own
+       set as well: libuv would then modify what is not there, and abort. */
+    static inline int lf_loop_fork(uv_loop_t *loop)
+    {
+    #if !defined(_WIN32)
+        unsigned int i;
+        for (i = 0; i < loop->nwatchers; i++)
+            if (loop->watchers[i] != NULL)
+                loop->watchers[i]->events = 0;
+    #endif
+        return uv_loop_fork(loop);
+    }
+    """
+    int lf_loop_fork(uv.uv_loop_t* loop) nogil
 
 
 # ----------------------------------------------------------------------------------------------------------------- loop
@@ -600,7 +619,7 @@ cdef class LoopCore:
             state.blocked = False
             state.released = NULL
             self.in_turn = False
-        if uv.uv_loop_fork(&state.loop) < 0:
+        if lf_loop_fork(&state.loop) < 0:
             self.state = NULL
             return
         obj = self.objects

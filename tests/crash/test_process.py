@@ -221,7 +221,7 @@ def wait_for_child(pid):
 
 @posix
 @pytest.mark.loopfast_only("asyncio takes the parent's descriptors out of the shared epoll set")
-@pytest.mark.parametrize("child", ["loop.close()", "del loop", "pass", "drop_transports()"])
+@pytest.mark.parametrize("child", ["loop.close()", "del loop", "pass", "drop_transports()", "use_it()"])
 def test_a_forked_child_leaves_the_loop_of_its_parent_alone(loop_kind, child):
     """The loop is at rest. The child closes or drops what it inherited, runs a loop of its own and ends normally."""
     code = f"""{ECHO}{FORK}
@@ -232,8 +232,19 @@ def drop_transports():
     loop.remove_signal_handler(signal.SIGUSR1)
     writer = reader = None
     gc.collect()
+def use_it():
+    # Its own part of what both have: no data that the parent waits for.
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.run_until_complete(echo_once())
+    loop.close()
 loop = new_event_loop()
 loop.run_until_complete(open_all(loop))
+# Something that the kernel has not been told yet.
+a, b = socket.socketpair()
+a.setblocking(False)
+waiting, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=a))
+waiting.write(b"x" * 5_000_000)
+assert waiting.get_write_buffer_size()
 pid = os.fork()
 if pid == 0:
     warnings.simplefilter("ignore")
@@ -243,6 +254,7 @@ if pid == 0:
     sys.exit(3)
 wait_for_child(pid)
 loop.run_until_complete(use_all(loop))
+waiting.abort()
 writer.close()
 server.close()
 loop.remove_reader(one)
