@@ -113,10 +113,8 @@ cdef extern from "uv.h" nogil:
     int uv_translate_sys_error(int sys_errno)
 
     int uv_loop_init(uv_loop_t* loop)
-    int uv_loop_fork(uv_loop_t* loop)
     int uv_loop_close(uv_loop_t* loop)
     int uv_loop_alive(const uv_loop_t* loop)
-    int uv_loop_fork(uv_loop_t* loop)
     int uv_run(uv_loop_t* loop, uv_run_mode mode)
     void uv_stop(uv_loop_t* loop)
     int uv_backend_fd(const uv_loop_t* loop)

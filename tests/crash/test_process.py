@@ -129,9 +129,12 @@ async def main():
     await asyncio.sleep(0)
     exhaust()
     try:
-        await {call}
-    except OSError as exc:
+        result = await {call}
+    except OSError:
         print("OSError")
+    else:
+        # asyncio of 3.11 and 3.12 takes any error of socket() for a family that does not exist here.
+        print("OSError" if getattr(result, "sockets", None) == () else result)
     release()
     await echo_once()
     server.close()
@@ -527,7 +530,7 @@ else:
 
 
 def test_subinterpreter(loop_kind):
-    """The import works, or is refused with ImportError; so is everything after."""
+    """Beside the main interpreter, which came first, the import works or is refused with ImportError."""
     code = """
 try:
     import _interpreters as interpreters
@@ -551,6 +554,7 @@ else:
     loop.run_until_complete(asyncio.sleep(0.01))
     loop.close()
 '''.replace("PATHS", repr(sys.path)).replace("KIND", repr(KIND))
+run(asyncio.sleep(0))
 for order in range(2):
     one = interpreters.create()
     failure = (getattr(interpreters, "exec", None) or interpreters.run_string)(one, code)
