@@ -182,6 +182,10 @@ cdef int grow_watches(SocketSet owner, int fd) except -1:
 cdef class SocketCall:
     """One call of ``sock_recv`` or its kin: await it once, as a coroutine."""
 
+    def __cinit__(self):
+        # Until socket_call() has filled it in.
+        self.finished = True
+
     def __dealloc__(self):
         self.finish()
 
@@ -392,4 +396,5 @@ cdef SocketCall socket_call(SocketSet set, object sock, int kind, object argumen
     call.size = size
     call.data = argument
     call.fd = -1
+    call.finished = False
     return call

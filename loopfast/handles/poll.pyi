@@ -7,6 +7,8 @@ from loopfast.handles.base import UVHandle
 @disjoint_base
 class UVPoll(UVHandle): ...
 
+class KernelSet(UVPoll): ...
+
 @disjoint_base
-class DescriptorSet(UVPoll):
+class DescriptorSet(KernelSet):
     def get_events(self, fd: int) -> int: ...

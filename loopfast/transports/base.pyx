@@ -42,7 +42,10 @@ cdef class NativeTransport(UVHandle):
     def __del__(self):
         if self.handle == NULL and not self.left_open:
             return
+        self.left_open = False
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+        if self.handle == NULL:
+            return
         server, self.server = self.server, None
         self.release_socket()
         self.close_handle()

@@ -1,15 +1,14 @@
 # What Python code may know of connected stream sockets; the Cython declarations are in tcp.pxd.
 
 import asyncio
-from typing import Any
 
 from typing_extensions import disjoint_base
 
 from loopfast.transports.stream import StreamTransport
 
 @disjoint_base
-class SocketStream(StreamTransport):
-    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+class SocketStream(StreamTransport): ...
+
 
 # A SocketStream, and to isinstance() an asyncio.Transport, whose slots make a type checker allow only one of the two.
 class TCPTransport(asyncio.Transport):

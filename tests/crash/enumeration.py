@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import copy
 import faulthandler
+import functools
 import gc
 import importlib
 import json
@@ -76,6 +77,7 @@ class Journal:
         self.since = time.monotonic()
 
 
+@functools.cache
 def compiled_classes() -> list[type]:
     """Every class that the modules of the package define, found by looking."""
     found: dict[type, None] = {}
@@ -478,6 +480,8 @@ class Enumerator:
                     world.loop.call_later(0.001, world.loop.stop)
                     world.protocols[0].transport.write(b"x")
                     world.loop.run_forever()
+                # A loop that a hostile callback keeps busy leaves the thread little of the interpreter.
+                time.sleep(0.001)
             thread.join()
 
         self.in_main_thread = False
