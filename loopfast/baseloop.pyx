@@ -300,6 +300,7 @@ cdef class BaseLoop(LoopCore):
             transport = accepted_transport(self, fd, <sockaddr_storage*> address, length, protocol, source.server,
                                            context if source.shares_context else None)
             (<StreamTransport> transport).at_once = not self.gathering
+            (<StreamTransport> transport).sockname = source.local_name
             if self._debug:
                 logger.debug("%r got a new connection: %r", source.server, transport)
         except (SystemExit, KeyboardInterrupt):
@@ -321,7 +322,8 @@ cdef class BaseLoop(LoopCore):
     # ------------------------------------------------------------------------------------------------- sockets
 
     cdef SocketCall native_call(self, object sock, int kind, object argument):
-        """A native call on *sock*; None where asyncio's own must do it: debug mode, other objects than plain sockets."""
+        """A native call on *sock*; None where asyncio's own must do it: debug mode, other objects than plain
+        sockets."""
         if self._debug or self._closed:
             return None
         if self.sockets is None:

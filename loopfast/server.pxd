@@ -14,6 +14,8 @@ cdef class Listener(UVPoll):
         # The listening socket: the Server's, which closes it after close().
         object sock
         int backlog
+        # The name of every connection's own end; None where the socket listens on all addresses.
+        object local_name
         # The context the server was started in (owned); each connection gets a copy.
         PyObject* context
         # asyncio of 3.15 gave it: a connection's callbacks all run in the connection's copy.

@@ -43,6 +43,9 @@ cdef class Listener(UVPoll):
         self.protocol_factory = protocol_factory
         self.server = server
         self.backlog = backlog
+        name = sock.getsockname()
+        if type(name) is not tuple or name[0] not in ("0.0.0.0", "::"):
+            self.local_name = name
         self.open(loop, sock.fileno())
         self.keep()
         self.watch(uv.UV_READABLE)

@@ -1,4 +1,5 @@
-# sock_recv(), sock_recv_into() and sock_sendall(): awaitables that try the system call first and wait only if they must.
+# sock_recv(), sock_recv_into() and sock_sendall(): awaitables that try the system call first and wait only if they
+# must.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
@@ -13,9 +14,9 @@ cdef enum:
 
 
 ctypedef struct SocketWatch:
-    # Whom the kernel was told about: a weak reference to the socket object (owned; NULL: nobody), because its number may
-    # be closed and reused behind our back. And the SocketCalls that wait (borrowed; NULL: none), one for each direction:
-    # as in asyncio a later one takes the place of the one before, which then waits in vain.
+    # Whom the kernel was told about: a weak reference to the socket object (owned; NULL: nobody), because its number
+    # may be closed and reused behind our back. And the SocketCalls that wait (borrowed; NULL: none), one for each
+    # direction: as in asyncio a later one takes the place of the one before, which then waits in vain.
     PyObject* sock
     PyObject* reader
     PyObject* writer
@@ -25,8 +26,8 @@ ctypedef struct SocketWatch:
 
 
 cdef class SocketSet(KernelSet):
-    # Sockets stay in the kernel set, edge-triggered in both directions, so that a round trip costs no call to change it,
-    # and one that nobody waits for costs nothing.
+    # Sockets stay in the kernel set, edge-triggered in both directions, so that a round trip costs no call to change
+    # it, and one that nobody waits for costs nothing.
     cdef:
         SocketWatch* watches
         int capacity

@@ -1,7 +1,8 @@
 """``sock_recv``, ``sock_recv_into`` and ``sock_sendall`` for plain sockets; the others are asyncio's own.
 
-Each call is an awaitable of its own instead of a coroutine: awaiting it tries the system call, and a future is made only
-where that would block. The behaviour is that of asyncio (https://docs.python.org/3/library/asyncio-eventloop.html).
+Each call is an awaitable of its own instead of a coroutine: awaiting it tries the system call, and a future is made
+only where that would block. The behaviour is that of asyncio
+(https://docs.python.org/3/library/asyncio-eventloop.html).
 """
 
 import os
@@ -243,7 +244,8 @@ cdef class SocketCall:
         self.future = self.iterator = None
 
     cdef PyObject* step(self) noexcept:
-        """Return the future to wait for; NULL when the call is over, with StopIteration or another exception, or none."""
+        """Return the future to wait for; NULL when the call is over, with StopIteration or another exception, or
+        none."""
         cdef PyObject* result = NULL
         cdef int state
         if self.finished:

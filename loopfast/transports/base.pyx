@@ -4,6 +4,7 @@ The behaviour is that of asyncio's own transports (https://docs.python.org/3/lib
 """
 
 import asyncio
+import socket
 import warnings
 from asyncio import futures, trsock
 from asyncio.log import logger
@@ -63,7 +64,7 @@ cdef class NativeTransport(UVHandle):
         return self.sock
 
     cdef object name_of_peer(self):
-        return end_name(self.socket_object().getpeername)
+        return end_name(self.socket_object().getpeername) if self.handle != NULL else None
 
     cdef int release_socket(self) except -1:
         """Before libuv closes the descriptor: part it from the socket object."""
@@ -95,7 +96,7 @@ cdef class NativeTransport(UVHandle):
         if self.extra is not None and name in self.extra:
             return self.extra[name]
         if name == "peername":
-            if self.peername is None and self.handle != NULL:
+            if self.peername is None:
                 self.peername = self.name_of_peer()
             return self.peername
         if name == "sockname":
@@ -104,7 +105,7 @@ cdef class NativeTransport(UVHandle):
             return self.sockname
         if name == "socket":
             if self.handle == NULL:
-                return default
+                return default if self.fd < 0 else trsock.TransportSocket(closed_socket())
             # Whoever holds the socket may look at what is on the wire.
             self.flush()
             return trsock.TransportSocket(self.socket_object())
@@ -330,6 +331,13 @@ cdef class NativeTransport(UVHandle):
 
     cdef int on_lost(self, object exception) except -1:
         return 0
+
+
+cdef object closed_socket():
+    """Return what is left of a transport's socket once it is closed."""
+    sock = socket.socket()
+    sock.close()
+    return sock
 
 
 cdef object end_name(object ask):

@@ -1,7 +1,7 @@
 # A connected stream socket as asyncio's users see it.
 
 from loopfast.core cimport LoopCore
-from loopfast.includes.socket cimport sockaddr_storage
+from loopfast.includes.socket cimport lf_ip_address, sockaddr_storage
 from loopfast.transports.stream cimport StreamTransport
 
 
@@ -9,6 +9,8 @@ cdef class SocketStream(StreamTransport):
     cdef:
         # The peer as accept() reported it (ss_family 0: not known).
         sockaddr_storage peer
+        # Its own end, looked up when the connection is closed (family 0: not yet, or its name is known).
+        lf_ip_address local
 
     cdef int open_socket(self, LoopCore loop, int fd, int family, object sock) except -1
 

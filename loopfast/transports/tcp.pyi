@@ -9,7 +9,6 @@ from loopfast.transports.stream import StreamTransport
 @disjoint_base
 class SocketStream(StreamTransport): ...
 
-
 # A SocketStream, and to isinstance() an asyncio.Transport, whose slots make a type checker allow only one of the two.
 class TCPTransport(asyncio.Transport):
     def set_write_gathering(self, enabled: bool) -> None: ...

@@ -10,7 +10,8 @@ from libc.string cimport memcpy
 from loopfast.core cimport LoopCore
 from loopfast.includes cimport uv
 from loopfast.includes.socket cimport (
-    AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_shutdown_write, sockaddr_storage,
+    AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_local_address, lf_show_address,
+    lf_shutdown_write, sockaddr_storage,
 )
 from loopfast.transports.base cimport end_name
 from loopfast.transports.stream cimport StreamTransport
@@ -34,6 +35,25 @@ cdef class SocketStream(StreamTransport):
         if self.sock is None and self.handle != NULL:
             self.sock = socket.socket(self.peer.ss_family, socket.SOCK_STREAM, -1, self.fd)
         return self.sock
+
+    cdef int release_socket(self) except -1:
+        # Somebody may ask once it is closed.
+        if self.sockname is None and self.handle != NULL and lf_local_address(self.fd, &self.local) < 0:
+            self.sockname = end_name(self.socket_object().getsockname)
+        return StreamTransport.release_socket(self)
+
+    def get_extra_info(self, name, default=None):
+        """Return what is known of the connection under *name*, as `NativeTransport.get_extra_info`."""
+        cdef char host[64]
+        cdef int port = 0
+        cdef unsigned int flow = 0
+        cdef unsigned int scope = 0
+        if name == "sockname" and self.sockname is None and self.handle == NULL and self.local.any.sa_family:
+            lf_show_address(&self.local.any, host, sizeof(host), &port, &flow, &scope)
+            self.sockname = (host.decode("ascii"), port)
+            if self.local.any.sa_family == AF_INET6:
+                self.sockname += (flow, scope)
+        return StreamTransport.get_extra_info(self, name, default)
 
     cdef int shut_down_writing(self) except -1:
         cdef int status = lf_shutdown_write(self.fd)

@@ -95,21 +95,6 @@ async def test_what_was_written_before_goes_out_in_the_clear(loop, contexts, sid
         transport.abort()
 
 
-@pytest.mark.loopfast_only("asyncio's TLS stumbles over resume_writing() for what was written before it")
-async def test_while_writing_is_paused(loop, contexts):
-    async with transport_and_peer(send_buffer=131072) as (plain, protocol, sock):
-        plain.write(bytes(2 << 20))
-        assert protocol.events == ["made", "pause"]
-        upgrading = asyncio.create_task(upgrade(contexts, "client", plain, protocol))
-        await read_exactly(sock, 2 << 20)
-        peer = tls_peer(contexts, sock, "client")
-        transport, _ = await asyncio.gather(upgrading, peer.handshake())
-        assert protocol.events == ["made", "pause", "resume"]
-        transport.write(b"after")
-        assert await peer.read_exactly(5) == b"after"
-        transport.abort()
-
-
 async def test_what_came_before_is_delivered_in_the_clear(loop, contexts):
     async with transport_and_peer() as (plain, protocol, sock):
         sock.send(b"clear")
