@@ -42,6 +42,7 @@ DIRECTIVES = {
     "binding": False,
     "embedsignature": True,
     "embedsignature.format": "clinic",  # the form inspect.signature() can parse
+    "auto_pickle": False,  # what Cython generates trusts the pickle
 }
 
 

@@ -20,10 +20,13 @@ from typing import Any, TypeVarTuple, cast
 
 from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.scheduling import install_fast_methods
+from loopfast.tls import TLSProtocol
 
 __all__ = ["Loop"]
 
 _Ts = TypeVarTuple("_Ts")
+# Whoever replaces asyncio's class gets the replacement.
+InheritedProtocol = sslproto.SSLProtocol
 
 
 class _WatchedDescriptors:
@@ -231,7 +234,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         ssl_shutdown_timeout: Any = constants.SSL_SHUTDOWN_TIMEOUT,
         **kwargs: Any,
     ) -> asyncio.Transport:
-        tls = sslproto.SSLProtocol(
+        kind = TLSProtocol if sslproto.SSLProtocol is InheritedProtocol else sslproto.SSLProtocol
+        tls = kind(
             self,
             protocol,
             sslcontext,

@@ -41,6 +41,12 @@ cdef inline void release_received(LoopCore loop, PyObject* data, Py_ssize_t capa
     Py_DECREF(data)
 
 
+cdef class FastProtocol:
+    # A protocol that takes data from a native stream as it is in the read buffer. 0, or -1 with the exception set.
+    cdef LoopCore stream_loop
+    cdef int receive(self, const char* data, Py_ssize_t size) noexcept
+
+
 cdef class NativeTransport(UVHandle):
     cdef:
         # The user's protocol; None once connection_lost() has returned.

@@ -8,6 +8,9 @@ from typing_extensions import disjoint_base
 from loopfast.handles.base import UVHandle
 
 @disjoint_base
+class FastProtocol: ...
+
+@disjoint_base
 class NativeTransport(UVHandle):
     def __del__(self) -> None: ...
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...

@@ -27,6 +27,13 @@ cdef inline int propagate() except -1:
     return -1
 
 
+cdef class FastProtocol:
+    """Base of protocols that take data without a ``bytes`` object. Not for direct use."""
+
+    cdef int receive(self, const char* data, Py_ssize_t size) noexcept:
+        return 0
+
+
 @cython.no_gc_clear
 cdef class NativeTransport(UVHandle):
     """Base of the native transports. Not for direct use."""

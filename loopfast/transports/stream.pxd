@@ -23,6 +23,8 @@ cdef class StreamTransport(NativeTransport):
         # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory
         # needs no export (owned), or the export.
         bint buffered
+        # The protocol is a FastProtocol.
+        bint fast
         PyObject* lent
         bint exporting
         # get_buffer() is being called.

@@ -28,7 +28,7 @@ from loopfast.includes.python cimport (
     PyContext_CopyCurrent, PyLong_FromSsize_t, PyObject_VectorcallMethod,
 )
 from loopfast.includes.socket cimport lf_recv
-from loopfast.transports.base cimport NativeTransport, received_bytes, release_received
+from loopfast.transports.base cimport FastProtocol, NativeTransport, received_bytes, release_received
 
 cdef enum:
     READ_BUFFER_SIZE = 120 * 1024
@@ -120,6 +120,8 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
     # set_protocol() may replace it meanwhile.
     cdef PyObject* protocol = <PyObject*> stream.protocol
     cdef PyObject* method
+    if stream.fast:
+        return deliver_raw(stream, data, size)
     if stream.buffered:
         method = <PyObject*> BUFFER_UPDATED
         argument = PyLong_FromSsize_t(size)
@@ -141,6 +143,17 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
         return -1
     Py_DECREF(result)
     return 0
+
+
+cdef int deliver_raw(StreamTransport stream, char* data, ssize_t size) noexcept:
+    """deliver() to a FastProtocol."""
+    cdef int status = -1
+    protocol = <FastProtocol> stream.protocol
+    if stream.loop.entered == stream.context or stream.loop.switch_context(stream.context) == 0:
+        (<FastProtocol> protocol).stream_loop = stream.loop
+        status = (<FastProtocol> protocol).receive(data, size)
+        stream.loop.exit_context()
+    return status
 
 
 cdef void guarded_protocol_failure(StreamTransport stream) noexcept:
@@ -235,7 +248,8 @@ cdef class StreamTransport(NativeTransport):
         """Make *protocol* the receiver of this connection's events; what was written before is sent first."""
         if self.queued:
             self.flush()
-        self.buffered = isinstance(protocol, BufferedProtocol)
+        self.fast = isinstance(protocol, FastProtocol)
+        self.buffered = not self.fast and isinstance(protocol, BufferedProtocol)
         NativeTransport.set_protocol(self, protocol)
 
     # ------------------------------------------------------------------------------------------------- reading

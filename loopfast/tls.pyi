@@ -1,0 +1,17 @@
+# What Python code may know of TLS; the Cython declarations are in tls.pxd.
+
+from asyncio import sslproto
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+from loopfast.transports.base import FastProtocol
+
+@disjoint_base
+class TLSEngine(FastProtocol): ...
+
+class TLSProtocol(sslproto.SSLProtocol):
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+class TLSTransport(sslproto._SSLProtocolTransport):
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None: ...
