@@ -314,3 +314,13 @@ async def test_a_buffer_is_the_protocols_again_when_it_is_told(loop, make):
         peer.send(pattern(1000))
         await until(lambda: len(protocol.got) == 1000)
         assert protocol.got == pattern(1000)
+
+
+@pytest.mark.parametrize("kind", [Recorder, BufferedRecorder])
+async def test_the_read_callback_is_there_until_the_end(loop, kind):
+    """Test suites of frameworks, and CPython's own, look at this private attribute."""
+    async with transport_and_peer(kind) as (transport, protocol, _):
+        assert transport._read_ready_cb is not None
+        transport.abort()
+        await protocol.lost
+        assert transport._read_ready_cb is None
