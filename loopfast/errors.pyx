@@ -21,8 +21,15 @@ cdef dict NAMED = {
 }
 
 
+# Texts of the system's own error numbers, by libuv code: to ask for one costs more than all else about an error.
+cdef dict TEXTS = {}
+
+
 cdef object error_from_uv(int code):
     """Return the exception for the libuv status *code* (negative), without raising it."""
+    system_text = TEXTS.get(code)
+    if system_text is not None:
+        return OSError(-code, system_text)
     cdef str name = uv.uv_err_name(code).decode("ascii")
     cdef str text = uv.uv_strerror(code).decode("utf-8", "replace")
     if code == uv.UV_EOF:
@@ -33,7 +40,8 @@ cdef object error_from_uv(int code):
     if resolver is not None:
         return socket.gaierror(resolver, text)
     if -4000 < code < 0:
-        return OSError(-code, os.strerror(-code))
+        TEXTS[code] = os.strerror(-code)
+        return OSError(-code, TEXTS[code])
     return OSError(f"libuv error {name} ({code}): {text}")
 
 

@@ -156,14 +156,10 @@ cdef class NativeTransport(UVHandle):
         cdef PyObject* shared = self.context if self.shares_context else NULL
         context = <object> shared if shared != NULL else None
         loop.schedule(self.protocol.connection_made, self, shared)
-        loop.call_soon(self._begin, context=context)
+        loop.schedule(BEGIN, self, shared)
         if waiter is not None:
             loop.call_soon(set_result_unless_cancelled, waiter, None, context=context)
         return 0
-
-    def _begin(self):
-        if self.handle != NULL and not self.loop.defer(self._begin):
-            self.begin()
 
     cdef int begin(self) except -1:
         return 0
@@ -338,6 +334,16 @@ cdef class NativeTransport(UVHandle):
 
     cdef int on_lost(self, object exception) except -1:
         return 0
+
+
+def _begin(NativeTransport transport not None):
+    """connection_made() has returned."""
+    if transport.handle != NULL and not transport.loop.defer(BEGIN, transport):
+        transport.begin()
+
+
+# A function for all, not a bound method for each.
+cdef object BEGIN = _begin
 
 
 cdef object closed_socket():
