@@ -230,11 +230,11 @@ class TLSProtocol(TLSEngine, InheritedProtocol):
 
     def _get_app_transport(self):
         transport = InheritedProtocol._get_app_transport(self)
-        transport.__class__ = TLSTransport
+        transport.__class__ = _SSLProtocolTransport
         return transport
 
 
-class TLSTransport(sslproto._SSLProtocolTransport):
+class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
     """The transport of a TLS connection: asyncio's own, but for `write`."""
 
     def write(self, data):

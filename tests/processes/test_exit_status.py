@@ -319,7 +319,7 @@ def test_closing_the_loop_with_a_child_running(loop_kind):
     assert out == "None\n-15\n"
 
 
-@pytest.mark.loopfast_only("the thread of asyncio 3.11 keeps the transport alive", when=WAITS_IN_A_THREAD)
+@pytest.mark.skipif(WAITS_IN_A_THREAD, reason="up to Python 3.11 a thread waits for the child, with its transport")
 def test_a_child_that_nobody_waited_for(loop_kind):
     """It is killed when its transport is collected."""
     out = printed(
