@@ -21,6 +21,7 @@ from typing import Any, TypeVarTuple, cast
 from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
+from loopfast.transports.pipe import ReadPipeTransport, WritePipeTransport
 
 __all__ = ["Loop"]
 
@@ -247,6 +248,18 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         )
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, **kwargs)
         return tls._app_transport
+
+    if sys.platform != "win32":
+
+        def _make_read_pipe_transport(
+            self, pipe: Any, protocol: asyncio.BaseProtocol, waiter: Any = None, extra: dict[str, Any] | None = None
+        ) -> asyncio.ReadTransport:
+            return ReadPipeTransport(self, pipe, protocol, waiter, extra)
+
+        def _make_write_pipe_transport(
+            self, pipe: Any, protocol: asyncio.BaseProtocol, waiter: Any = None, extra: dict[str, Any] | None = None
+        ) -> asyncio.WriteTransport:
+            return WritePipeTransport(self, pipe, protocol, waiter, extra)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         """Send *file* with the system call, on a duplicate of the descriptor that libuv watches for the transport."""

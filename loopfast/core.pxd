@@ -14,6 +14,8 @@ from loopfast.includes.python cimport (
 
 cdef enum:
     SPARE_HANDLES = 256
+    # Reads of more than glibc's 128 KiB mmap threshold would map and fault fresh pages for every bytes object.
+    READ_BUFFER_SIZE = 120 * 1024
     GATHER_BUFFER_SIZE = 64 * 1024
     # Bytes that libuv needs for one datagram, and how many one read may bring.
     DATAGRAM_SIZE = 64 * 1024

@@ -33,8 +33,6 @@ from loopfast.includes.python cimport (
 )
 
 cdef enum:
-    # Reads of more than glibc's 128 KiB mmap threshold would map and fault fresh pages for every bytes object.
-    READ_BUFFER_SIZE = 120 * 1024
     # With callbacks ready and nothing watched but ourselves, poll only every so many turns.
     TURNS_BETWEEN_POLLS = 61
     # A long batch looks at the clock every so many callbacks while end-of-turn work waits.

@@ -1,6 +1,6 @@
-/* The three things loopfast needs from the operating system beside libuv: the clock of time.monotonic() in full
-   resolution, a wait on one descriptor that is finer than a millisecond, and a set of descriptors that reports errors
-   instead of aborting (epoll, kqueue). */
+/* What loopfast needs from the operating system beside libuv: the clock of time.monotonic() in full resolution, a wait on
+   one descriptor that is finer than a millisecond, reading and writing of pipes, and a set of descriptors that reports
+   errors instead of aborting (epoll, kqueue). */
 #ifndef LOOPFAST_PLATFORM_H
 #define LOOPFAST_PLATFORM_H
 
@@ -54,6 +54,25 @@ static inline void lf_wait_readable(int fd, double seconds) {
 #else
 #define LF_FINE_WAIT 0
 static inline void lf_wait_readable(int fd, double seconds) { (void)fd; (void)seconds; }
+#endif
+
+/* read(2) and write(2): the number of bytes or a negated errno, whatever it is. Pipes on Windows are not descriptors. */
+#if defined(_WIN32)
+static inline long long lf_read(int fd, char *buffer, size_t size) {
+    (void)fd; (void)buffer; (void)size; return -ENOSYS;
+}
+static inline long long lf_write(int fd, const char *data, size_t size) {
+    (void)fd; (void)data; (void)size; return -ENOSYS;
+}
+#else
+static inline long long lf_read(int fd, char *buffer, size_t size) {
+    ssize_t n = read(fd, buffer, size);
+    return n < 0 ? -errno : n;
+}
+static inline long long lf_write(int fd, const char *data, size_t size) {
+    ssize_t n = write(fd, data, size);
+    return n < 0 ? -errno : n;
+}
 #endif
 
 /* A set of descriptors watched for the bits LF_READ and LF_WRITE, itself a descriptor that is readable while one of

@@ -1,4 +1,4 @@
-# The operating system beside libuv (platform.h): clock, fine wait, set of descriptors.
+# The operating system beside libuv (platform.h): clock, fine wait, reading and writing, set of descriptors.
 
 cdef extern from "platform.h" nogil:
     double lf_monotonic()
@@ -8,6 +8,9 @@ cdef extern from "platform.h" nogil:
 
     const int LF_FINE_WAIT
     void lf_wait_readable(int fd, double seconds)
+
+    Py_ssize_t lf_read(int fd, char* buffer, size_t size)
+    Py_ssize_t lf_write(int fd, const char* data, size_t size)
 
     enum:
         LF_READ

@@ -18,7 +18,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport GATHER_BUFFER_SIZE, LoopCore, LoopState, hold_gil, polls_elsewhere
+from loopfast.core cimport (
+    GATHER_BUFFER_SIZE, READ_BUFFER_SIZE, LoopCore, LoopState, hold_gil, polls_elsewhere,
+)
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
 from loopfast.includes.buffer cimport lf_plain_buffer
@@ -31,7 +33,6 @@ from loopfast.includes.socket cimport lf_recv
 from loopfast.transports.base cimport FastProtocol, NativeTransport, received_bytes, release_received
 
 cdef enum:
-    READ_BUFFER_SIZE = 120 * 1024
     # Bytes gathered in one turn beyond which they are sent without waiting for its end.
     GATHER_LIMIT = 64 * 1024
     # Bytes up to which a gathered write is copied: neighbours become one segment, and the caller's object is free at

@@ -1,0 +1,105 @@
+"""Pipes: asyncio's own transports with what runs for each read and write compiled.
+
+The descriptor belongs to the user's file object, which may close it at any time, give it to a second transport or to
+``add_reader``; and asyncio's rules for all this differ between versions. So it never reaches libuv, which would need a
+duplicate: then the peer of a file that was closed sees no end. It is watched through the loop's ``_add_reader`` and
+``_add_writer``, at the price of one more system call (of about 0.5 us) for each wake-up, and everything but the
+system calls themselves stays the running interpreter's own code.
+"""
+
+import sys
+from asyncio import transports
+
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN
+
+from loopfast.core cimport READ_BUFFER_SIZE, LoopCore
+from loopfast.includes.platform cimport lf_read, lf_write
+from loopfast.includes.python cimport Py_DECREF, PyBytes_AS_STRING, PyBytes_GET_SIZE, PyObject_VectorcallMethod
+from loopfast.transports.base cimport received_bytes, release_received
+
+try:
+    from asyncio.unix_events import _UnixReadPipeTransport as Reader
+    from asyncio.unix_events import _UnixWritePipeTransport as Writer
+except ImportError:
+    # Windows, whose selector loops have no pipes: the classes below are never used.
+    Reader = transports.ReadTransport
+    Writer = transports.WriteTransport
+
+cdef object inherited_read_ready = getattr(Reader, "_read_ready", None)
+cdef object inherited_write = Writer.write
+cdef str DATA_RECEIVED = sys.intern("data_received")
+
+
+cdef inline int propagate() except -1:
+    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
+    return -1
+
+
+cdef inline bint read_once(LoopCore loop, int fd, Py_ssize_t limit, object protocol) except -1:
+    """Read from *fd* and hand that to *protocol*; return False if the end or an error was met, which comes again.
+
+    The GIL is released as in ``os.read``: another process that has this pipe may have made it blocking.
+    """
+    cdef char* buffer = loop.borrow_read_buffer()
+    cdef Py_ssize_t size
+    cdef Py_ssize_t capacity = 0
+    cdef PyObject* args[2]
+    cdef PyObject* result
+    if limit <= 0:
+        return False
+    with nogil:
+        size = lf_read(fd, buffer, min(limit, <Py_ssize_t> READ_BUFFER_SIZE))
+    if size <= 0:
+        return size == -EAGAIN
+    args[0] = <PyObject*> protocol
+    args[1] = received_bytes(loop, buffer, size, &capacity)
+    if args[1] == NULL:
+        return propagate()
+    result = PyObject_VectorcallMethod(<PyObject*> DATA_RECEIVED, args, 2, NULL)
+    release_received(loop, args[1], capacity)
+    if result == NULL:
+        return propagate()
+    Py_DECREF(result)
+    return True
+
+
+cdef inline Py_ssize_t write_once(int fd, PyObject* data) noexcept:
+    """Write the bytes object *data*; return how much of it the kernel took, or -1 for an error, which comes again."""
+    cdef const char* start = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    with nogil:
+        size = lf_write(fd, start, size)
+    return 0 if size == -EAGAIN else size
+
+
+class ReadPipeTransport(Reader):
+    """The transport of ``loop.connect_read_pipe()``: an ``asyncio.ReadTransport``."""
+
+    # Bytes of one read, at most.
+    max_size = READ_BUFFER_SIZE
+
+    def _read_ready(self):
+        loop = self._loop
+        if not isinstance(loop, LoopCore) or not read_once(loop, self._fileno, self.max_size, self._protocol):
+            inherited_read_ready(self)
+
+
+class WritePipeTransport(Writer):
+    """The transport of ``loop.connect_write_pipe()``: an ``asyncio.WriteTransport``."""
+
+    def write(self, data):
+        """Write *data*, a bytes-like object, at once; what the kernel does not take waits in the buffer.
+
+        Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write
+        """
+        cdef Py_ssize_t written
+        if type(data) is not bytes or not data or self._buffer or self._conn_lost or self._closing:
+            return inherited_write(self, data)
+        written = write_once(self._fileno, <PyObject*> data)
+        if written < 0:
+            return inherited_write(self, data)
+        if written < PyBytes_GET_SIZE(<PyObject*> data):
+            self._loop._add_writer(self._fileno, self._write_ready)
+            self._buffer += memoryview(data)[written:]
+            self._maybe_pause_protocol()
