@@ -80,6 +80,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyLong_AsSsize_t(PyObject* obj)
     long PyLong_AsLong(PyObject* obj)
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size)
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t size)
     PyObject* PyLong_FromSsize_t(Py_ssize_t value)
     char* PyBytes_AS_STRING(PyObject* data)
     Py_ssize_t PyBytes_GET_SIZE(PyObject* data)

@@ -15,7 +15,10 @@ from libc.errno cimport EAGAIN
 
 from loopfast.core cimport READ_BUFFER_SIZE, LoopCore
 from loopfast.includes.platform cimport lf_read, lf_write
-from loopfast.includes.python cimport Py_DECREF, PyBytes_AS_STRING, PyBytes_GET_SIZE, PyObject_VectorcallMethod
+from loopfast.includes.python cimport (
+    Py_DECREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyObject_VectorcallMethod,
+    _PyBytes_Resize,
+)
 from loopfast.transports.base cimport received_bytes, release_received
 
 try:
@@ -25,6 +28,10 @@ except ImportError:
     # Windows, whose selector loops have no pipes: the classes below are never used.
     Reader = transports.ReadTransport
     Writer = transports.WriteTransport
+
+cdef enum:
+    # Bytes from which on a copy costs more than to allocate for the longest read and give back what was not used.
+    MUCH = 16 * 1024
 
 cdef object inherited_read_ready = getattr(Reader, "_read_ready", None)
 cdef object inherited_write = Writer.write
@@ -36,32 +43,48 @@ cdef inline int propagate() except -1:
     return -1
 
 
-cdef inline bint read_once(LoopCore loop, int fd, Py_ssize_t limit, object protocol) except -1:
-    """Read from *fd* and hand that to *protocol*; return False if the end or an error was met, which comes again.
+cdef inline Py_ssize_t read_once(LoopCore loop, int fd, Py_ssize_t limit, bint much, object protocol) except -2:
+    """Read up to *limit* bytes from *fd* and hand them to *protocol*; return how many, or -1 for the end or an error,
+    which comes again. If *much* is expected, read into the very object, else into the loop's buffer.
 
     The GIL is released as in ``os.read``: another process that has this pipe may have made it blocking.
     """
-    cdef char* buffer = loop.borrow_read_buffer()
-    cdef Py_ssize_t size
-    cdef Py_ssize_t capacity = 0
     cdef PyObject* args[2]
     cdef PyObject* result
+    cdef char* buffer
+    cdef Py_ssize_t size
+    cdef Py_ssize_t capacity
+    limit = min(limit, <Py_ssize_t> READ_BUFFER_SIZE)
     if limit <= 0:
-        return False
+        return -1
+    args[1] = NULL
+    if much:
+        args[1] = PyBytes_FromStringAndSize(NULL, limit)
+        if args[1] == NULL:
+            return propagate()
+        buffer = PyBytes_AS_STRING(args[1])
+    else:
+        buffer = loop.borrow_read_buffer()
     with nogil:
-        size = lf_read(fd, buffer, min(limit, <Py_ssize_t> READ_BUFFER_SIZE))
+        size = lf_read(fd, buffer, limit)
     if size <= 0:
-        return size == -EAGAIN
-    args[0] = <PyObject*> protocol
-    args[1] = received_bytes(loop, buffer, size, &capacity)
+        Py_XDECREF(args[1])
+        return 0 if size == -EAGAIN else -1
+    if much:
+        capacity = size
+        if size < limit:
+            _PyBytes_Resize(&args[1], size)
+    else:
+        args[1] = received_bytes(loop, buffer, size, &capacity)
     if args[1] == NULL:
         return propagate()
+    args[0] = <PyObject*> protocol
     result = PyObject_VectorcallMethod(<PyObject*> DATA_RECEIVED, args, 2, NULL)
     release_received(loop, args[1], capacity)
     if result == NULL:
         return propagate()
     Py_DECREF(result)
-    return True
+    return size
 
 
 cdef inline Py_ssize_t write_once(int fd, PyObject* data) noexcept:
@@ -79,10 +102,21 @@ class ReadPipeTransport(Reader):
     # Bytes of one read, at most.
     max_size = READ_BUFFER_SIZE
 
+    # The last read brought much, so the next one will.
+    _reads_much = False
+
     def _read_ready(self):
+        cdef Py_ssize_t size
+        cdef bint much
         loop = self._loop
-        if not isinstance(loop, LoopCore) or not read_once(loop, self._fileno, self.max_size, self._protocol):
+        if not isinstance(loop, LoopCore):
+            return inherited_read_ready(self)
+        much = self._reads_much
+        size = read_once(loop, self._fileno, self.max_size, much, self._protocol)
+        if size < 0:
             inherited_read_ready(self)
+        elif much != (size >= MUCH):
+            self._reads_much = not much
 
 
 class WritePipeTransport(Writer):
