@@ -3,7 +3,7 @@
 #
 #   make help                  the list
 #   make test PYTHON=python3.13   the same with another interpreter, in its own environment
-#   make test ARGS="-k timer"     arguments for pytest (test, debug, interop) or the measured program (demo, serve, budget)
+#   make test ARGS="-k timer"     arguments for pytest (test, debug, interop) or the measured program (demo, serve, budget, bench)
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -59,6 +59,10 @@ debug: installed $(VENV)/.extra-test
 budget: build $(VENV)/.extra-bench
 	@$(RUN) -m bench.budget $(ARGS)
 
+## bench: loopfast, asyncio and uvloop side by side, within half an hour (ARGS="--quick" three minutes, --loops ...)
+bench: build $(VENV)/.extra-bench
+	@$(RUN) -m bench run $(ARGS)
+
 ## parity: CPython's own asyncio tests on loopfast, compared with asyncio's loop
 parity: build $(VENV)/.extra-test
 	@$(RUN) -m tests.parity $(ARGS)
@@ -95,12 +99,12 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER := bench soak asan tsan docs
+LATER := soak asan tsan docs
 $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test packaging debug budget parity interop torture wheels lint typecheck clean build installed \
+.PHONY: help demo serve test packaging debug budget bench parity interop torture wheels lint typecheck clean build installed \
 	$(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef WITH_TLS
@@ -28,7 +29,7 @@
 #include <openssl/ssl.h>
 #endif
 
-enum protocol { TCP, UDP, TLS, HTTP };
+enum protocol { TCP, UDP, TLS, HTTP, UNIX };
 enum http_state { HTTP_HEAD, HTTP_BODY, HTTP_CHUNK_SIZE, HTTP_CHUNK_DATA, HTTP_TRAILER };
 
 struct options {
@@ -111,6 +112,16 @@ static uint64_t now_ns(void)
 static struct addrinfo *address(void)
 {
     static struct addrinfo *found;
+    if (found == NULL && options.protocol == UNIX) {
+        static struct sockaddr_un path = {.sun_family = AF_UNIX};
+        static struct addrinfo local = {.ai_family = AF_UNIX, .ai_socktype = SOCK_STREAM};
+        if (strlen(options.host) >= sizeof path.sun_path)
+            fail("the path of the socket is too long: %s", options.host);
+        strcpy(path.sun_path, options.host);
+        local.ai_addr = (struct sockaddr *)&path;
+        local.ai_addrlen = sizeof path;
+        found = &local;
+    }
     if (found == NULL) {
         struct addrinfo hints = {
             .ai_family = AF_UNSPEC,
@@ -144,7 +155,7 @@ static void open_connection(struct connection *c)
     setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     if (connect(c->fd, a->ai_addr, a->ai_addrlen) < 0)
         fail("connect to %s port %s: %s", options.host, options.port, strerror(errno));
-    if (options.protocol != UDP)
+    if (options.protocol != UDP && options.protocol != UNIX)
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 #ifdef WITH_TLS
     if (options.protocol == TLS) {
@@ -426,8 +437,9 @@ static void report(double seconds)
 {
     qsort(latencies, answered, sizeof *latencies, compare);
     printf("{\"messages\": %" PRIu64 ", \"seconds\": %.6f, \"bytes\": %" PRIu64
-           ", \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
-           answered, seconds, received, percentile(0.50), percentile(0.99), percentile(1.0));
+           ", \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f}\n",
+           answered, seconds, received, percentile(0.50), percentile(0.99), percentile(0.999),
+           percentile(1.0));
     fflush(stdout);
 }
 
@@ -488,17 +500,18 @@ static void read_options(int argc, char **argv)
         {"path", required_argument, NULL, 'u'},     {"body", required_argument, NULL, 'b'},
         {"features", no_argument, NULL, 'F'},       {NULL, 0, NULL, 0},
     };
-    static const char *const names[] = {[TCP] = "tcp", [UDP] = "udp", [TLS] = "tls", [HTTP] = "http"};
+    static const char *const names[] = {[TCP] = "tcp", [UDP] = "udp", [TLS] = "tls", [HTTP] = "http",
+                                         [UNIX] = "unix"};
     int option;
 
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
         switch (option) {
         case 'p': {
             unsigned i = 0;
-            while (i <= HTTP && strcmp(names[i], optarg) != 0)
+            while (i <= UNIX && strcmp(names[i], optarg) != 0)
                 i++;
-            if (i > HTTP)
-                fail("--protocol must be tcp, udp, tls or http, not '%s'", optarg);
+            if (i > UNIX)
+                fail("--protocol must be tcp, udp, tls, http or unix, not '%s'", optarg);
             options.protocol = (enum protocol)i;
             break;
         }
@@ -515,9 +528,9 @@ static void read_options(int argc, char **argv)
         case 'b': options.body = optarg; break;
         case 'F':
 #ifdef WITH_TLS
-            puts("tcp udp http tls");
+            puts("tcp udp http unix tls");
 #else
-            puts("tcp udp http");
+            puts("tcp udp http unix");
 #endif
             exit(0);
         default:

@@ -35,7 +35,7 @@ class Load:
     body: str | None = None
 
     def command(self, host: str, port: int) -> list[str]:
-        """Returns the command line of the generator against `host` and `port`.
+        """Returns the command line of the generator against `host` and `port`; with "unix" the host is a path.
 
         Raises native.Unavailable where it cannot be compiled, or where TLS is wanted and OpenSSL's headers are absent.
         """
@@ -58,6 +58,7 @@ class Figures:
     bytes: int
     p50_us: float
     p99_us: float
+    p999_us: float
     max_us: float
 
 
@@ -70,6 +71,14 @@ def program(tls: bool = False) -> Path:
         return native.build("load.c", ["-DWITH_TLS", "-lssl", "-lcrypto"], "load-tls")
     except native.Unavailable as error:
         raise native.Unavailable(f"the load generator has no TLS (package libssl-dev): {error}") from None
+
+
+def cpu_seconds(pid: int) -> float:
+    """Returns the processor time that the process `pid` has used, user and system, all threads (Linux)."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 class Generator:
@@ -106,6 +115,10 @@ class Generator:
             self._process.wait()
             raise LoadError(self._process.stderr.read().strip() or f"ended with status {self._process.returncode}")
         return Figures(**json.loads(line))
+
+    def cpu_seconds(self) -> float:
+        """Returns the processor time the generator has used since its start, user and system (Linux)."""
+        return cpu_seconds(self._process.pid)
 
     def __enter__(self) -> Self:
         return self

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.metadata
 import platform
 from collections.abc import Callable
 
 NAMES = ("loopfast", "uvloop", "asyncio")
+PEERS = ("zuvloop", "rloop", "rsloop", "winloop", "aiofastnet")
+"""Other packages with an event loop. aiofastnet puts its transports on another loop: alone on asyncio's, otherwise
+"aiofastnet+NAME"."""
+ALIASES = {"selector": "asyncio:SelectorEventLoop", "proactor": "asyncio:ProactorEventLoop"}
+"""asyncio's own loops by kind; "asyncio" is the interpreter's choice of them for the platform."""
 
 
 def factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Returns the zero-argument factory of the loop called `name` (one of NAMES, or an import string "module:name").
+    """Returns the zero-argument factory of the loop called `name` (of NAMES, PEERS, ALIASES, or "module:factory").
 
-    Raises ImportError where the package is not installed or not built, ValueError for a name of another form.
+    Raises ImportError where the package is not installed or not built, or has no such factory (proactor outside
+    Windows), ValueError for a name of another form.
     """
-    module, _, attribute = name.partition(":")
-    if attribute:
-        return getattr(importlib.import_module(module), attribute)
-    if name not in NAMES:
-        raise ValueError(f"unknown loop {name!r}: one of {', '.join(NAMES)}, or module:factory")
+    name = ALIASES.get(name, name)
+    module, colon, attribute = name.partition(":")
+    if colon:
+        found = getattr(importlib.import_module(module), attribute, None)
+        if not callable(found):
+            raise ImportError(f"{module} has no {attribute} on this platform")
+        return found
+    package, plus, below = name.partition("+")
+    if package == "aiofastnet":
+        return importlib.import_module(package).loop_factory(factory(below if plus else "asyncio"))
+    if plus or name not in (*NAMES, *PEERS):
+        raise ValueError(f"unknown loop {name!r}: one of {', '.join((*NAMES, *ALIASES, *PEERS))}, or module:factory")
     return importlib.import_module(name).new_event_loop
 
 
@@ -29,10 +43,25 @@ def version(name: str) -> str:
     Raises what `factory` raises.
     """
     factory(name)
-    if name == "asyncio":
-        return f"asyncio of {platform.python_implementation()} {platform.python_version()}"
-    module = importlib.import_module(name.partition(":")[0])
-    return f"{name} {getattr(module, '__version__', '(no version)')}"
+    parts = []
+    for part in ALIASES.get(name, name).split("+"):
+        package = part.partition(":")[0]
+        if package == "asyncio":
+            parts.append(f"{name} of {platform.python_implementation()} {platform.python_version()}")
+        else:
+            parts.append(f"{part} {package_version(package)}")
+    return " on ".join(parts)
+
+
+def package_version(package: str) -> str:
+    """Returns the version that the imported `package` states, or that of its installation."""
+    stated = getattr(importlib.import_module(package), "__version__", None)
+    if isinstance(stated, str):
+        return stated
+    try:
+        return importlib.metadata.version(package.partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return "(no version)"
 
 
 def missing(name: str) -> str | None:

@@ -1,0 +1,1 @@
+"""The workloads, one module per area; registry.AREAS names them."""

@@ -1,0 +1,39 @@
+"""Start-up: what a process and a loop cost before and after the work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from bench import loops
+from bench.native import ROOT
+from bench.suite.registry import LOOP_VARIABLE, Loop, check, micro
+
+PROGRAM = """
+import asyncio
+from bench import loops
+with asyncio.Runner(loop_factory=loops.factory({name!r})) as runner:
+    print(runner.run(asyncio.sleep(0, "done")))
+"""
+
+
+@micro("startup.loop", "a loop made, run for one turn and closed", batch=1)
+def startup_loop(_loop: Loop, repeats: int) -> None:
+    make = loops.factory(os.environ[LOOP_VARIABLE])
+    done = 0
+    for _ in range(repeats):
+        loop = make()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+        done += loop.is_closed()
+    check(done, repeats)
+
+
+@micro("startup.process", "an interpreter started that imports the loop and runs sleep(0)", batch=1)
+def startup_process(_loop: Loop, repeats: int) -> None:
+    command = [sys.executable, "-c", PROGRAM.format(name=os.environ[LOOP_VARIABLE])]
+    for _ in range(repeats):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        check(int(done.stdout.strip() == "done"), 1)
