@@ -3,7 +3,7 @@
 #
 #   make help                  the list
 #   make test PYTHON=python3.13   the same with another interpreter, in its own environment
-#   make test ARGS="-k timer"     arguments for pytest (test, debug, interop) or the measured program (demo, serve, budget, bench)
+#   make test ARGS="-k timer"     arguments for pytest (test, debug, interop) or the program (demo, serve, budget ...)
 
 PYTHON ?= python3
 JOBS ?= 2

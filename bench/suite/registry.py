@@ -50,6 +50,11 @@ class Workload:
         """The part of the name before the first dot."""
         return self.name.partition(".")[0]
 
+    @property
+    def family(self) -> str:
+        """The first two parts of the name: the same code under several loads."""
+        return ".".join(self.name.split(".")[:2])
+
 
 WORKLOADS: dict[str, Workload] = {}
 
@@ -109,7 +114,18 @@ def load_all() -> dict[str, Workload]:
     """Returns the table with every module of workloads/ imported."""
     for name in AREAS:
         importlib.import_module(f"bench.suite.workloads.{name}")
-    return WORKLOADS
+    # As written, but with the loads of a server from small to large: stacked decorators register from below.
+    places: dict[str, int] = {}
+    for workload in WORKLOADS.values():
+        for part in (workload.group, workload.family):
+            places.setdefault(part, len(places))
+
+    def place(workload: Workload) -> tuple[int, ...]:
+        load = workload.load
+        size = (0, 0, 0) if load is None else (load.size, load.connections, load.pipeline)
+        return places[workload.group], places[workload.family], *size
+
+    return {workload.name: workload for workload in sorted(WORKLOADS.values(), key=place)}
 
 
 def select(patterns: Sequence[str], quick: bool = False) -> list[Workload]:

@@ -1,0 +1,139 @@
+"""Every workload of the benchmark does its work on loopfast and on asyncio, and notices a loop that does not."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.util
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bench import load, loops, native
+from bench.suite import network
+from bench.suite.micro import Failed
+from bench.suite.registry import LOOP_VARIABLE, Workload, WrongWork, load_all, micro, select
+
+LOOPS = ("loopfast", "asyncio")
+MICRO = [workload for workload in load_all().values() if workload.load is None]
+SERVERS = [workload for workload in load_all().values() if workload.load is not None]
+needs_generator = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None, reason="the load generator needs Linux and a C compiler"
+)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("workload", MICRO, ids=lambda w: w.name)
+def test_a_micro_workload_is_done(workload: Workload, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOOP_VARIABLE, kind)
+    loop = loops.factory(kind)()
+    asyncio.set_event_loop(loop)
+    try:
+        workload.run(loop, 2)
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+class Forgetful(asyncio.SelectorEventLoop):
+    """Forgets every seventh call_soon_threadsafe."""
+
+    calls = 0
+
+    def call_soon_threadsafe(self, callback, *arguments, context=None):
+        self.calls += 1
+        if self.calls % 7 == 0:
+            return None
+        return super().call_soon_threadsafe(callback, *arguments, context=context)
+
+
+def test_work_left_undone_is_noticed() -> None:
+    loop = Forgetful()
+    try:
+        with pytest.raises(WrongWork, match=r"\d+ of 100 operations"):
+            load_all()["threadsafe.same_thread"].run(loop, 1)
+    finally:
+        loop.close()
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(ValueError, match=r"task\.sleep0"):
+        micro("task.sleep0", "again")(lambda loop, repeats: None)
+
+
+def skip_without(workload: Workload) -> None:
+    """Skips where a package or tool of the workload is absent."""
+    for package in workload.requires:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    if workload.load.protocol == "tls":
+        try:
+            load.program(tls=True)
+            native.tool("openssl", "openssl")
+        except native.Unavailable as error:
+            pytest.skip(str(error))
+
+
+@needs_generator
+@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("workload", SERVERS, ids=lambda w: w.name)
+def test_a_server_answers_what_the_generator_verifies(workload: Workload, kind: str) -> None:
+    skip_without(workload)
+    assert network.missing(workload) is None
+    got = network.Network(workload, kind, 0.02, (None, None)).measure()
+    assert len(got.values) == 1 and got.values[0] > 0
+    assert 0 < got.latency["p50"] <= got.latency["p99"] <= got.latency["p99.9"] <= got.latency["max"]
+    assert got.cpu > 0 and got.client > 0 and got.bytes_per_second > 0
+
+
+@needs_generator
+def test_a_wrong_echo_is_a_failure() -> None:
+    # This server puts a header before what it sends back.
+    workload = select(["tcp.two_writes.*"])[0]
+    strict = dataclasses.replace(workload, load=dataclasses.replace(workload.load, reply=0))
+    with pytest.raises(Failed, match="differs"):
+        network.Network(strict, "asyncio", 0.02, (None, None)).measure()
+
+
+@needs_generator
+def test_another_http_answer_is_a_failure() -> None:
+    workload = dataclasses.replace(load_all()["http.uvicorn.h11"], expect='{"message": "bye"}')
+    skip_without(workload)
+    with pytest.raises(Failed, match="answered 200 .*hello.* instead of"):
+        network.Network(workload, "asyncio", 0.02, (None, None)).measure()
+
+
+@needs_generator
+def test_a_loop_that_cannot_serve_has_its_reason() -> None:
+    with pytest.raises(Failed, match="^ImportError: asyncio has no NoSuchLoop"):
+        network.Network(load_all()["udp.1KiB.c10"], "asyncio:NoSuchLoop", 0.02, (None, None)).measure()
+
+
+@needs_generator
+def test_a_server_that_does_not_start_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "START_SECONDS", 0.2)
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as silent:
+        try:
+            with pytest.raises(Failed, match="did not start"):
+                network.first_line(silent)
+        finally:
+            silent.kill()
+
+
+def test_what_a_workload_needs_is_named() -> None:
+    workload = dataclasses.replace(load_all()["http.aiohttp"], requires=("no_such_package",))
+    if sys.platform == "linux":
+        assert network.missing(workload) == "needs no_such_package"
+    else:
+        assert "Linux" in network.missing(workload)
+
+
+@needs_generator
+def test_tcp_sockets_are_not_delayed_by_nagles_algorithm() -> None:
+    # Two small answers to one message: with the algorithm on, the second waits 40 ms for the client's acknowledgement.
+    got = network.Network(select(["tcp.two_writes.*"])[0], "asyncio", 0.3, (None, None)).measure()
+    assert got.latency["p50"] < 30_000
