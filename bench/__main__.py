@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import loops
 from bench.native import Unavailable
-from bench.suite import compare, micro, registry, run, show
+from bench.suite import compare, micro, plot, registry, run, show
 from bench.suite.results import BadFile, Results
 
 
@@ -55,9 +55,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seconds", type=positive(float), help="of load in each round of a server (0.8, quick 0.25)")
     one.add_argument("-o", "--output", type=Path, metavar="FILE", help="save the result as JSON")
 
-    one = commands.add_parser("report", help="show a saved result, or turn it into Markdown or a picture")
+    one = commands.add_parser("report", help="show a saved result, or turn it into Markdown, a page or a picture")
     one.add_argument("file", type=Path)
-    one.add_argument("--markdown", type=Path, metavar="FILE", help="write Markdown instead")
+    one.add_argument("--markdown", type=Path, metavar="FILE", help="write Markdown")
+    one.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page, with the picture where matplotlib is there"
+    )
     one.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios (.png, .svg or .pdf; needs matplotlib)")
 
     one = commands.add_parser("compare", help="set a later result beside an earlier one")
@@ -109,11 +112,11 @@ def report(arguments: argparse.Namespace) -> None:
     results = Results.load(arguments.file)
     if arguments.markdown is not None:
         arguments.markdown.write_text(show.markdown(results))
+    if arguments.html is not None:
+        arguments.html.write_text(show.html(results, plot.svg(results)))
     if arguments.plot is not None:
-        from bench.suite import plot
-
         plot.draw(results, arguments.plot)
-    if arguments.markdown is None and arguments.plot is None:
+    if arguments.markdown is None and arguments.html is None and arguments.plot is None:
         show.show(results)
 
 

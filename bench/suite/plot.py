@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def draw(results: Results, path: Path) -> None:
     pyplot.close(figure)
 
 
+def svg(results: Results) -> str | None:
+    """Returns the picture as an SVG element, None where it cannot be drawn."""
+    with tempfile.TemporaryDirectory(prefix="loopfast-bench-") as folder:
+        path = Path(folder, "picture.svg")
+        try:
+            draw(results, path)
+        except (Unavailable, ValueError):
+            return None
+        text = path.read_text()
+    return text[text.index("<svg") :]
+
+
 def places(rows: list[Row], count: int) -> list[list[float]]:
     """Returns for each of `count` loops the heights of its bars, the rows from top to bottom."""
     width = 0.8 / count
@@ -82,7 +95,8 @@ def draw_ratios(axes: Any, rows: list[Row], names: list[str]) -> None:
             error = [[ratio.middle - max(ratio.low, 1e-3)], [min(ratio.high, 1e3) - ratio.middle]]
             axes.barh(
                 height,
-                ratio.middle,
+                ratio.middle - 1,
+                left=1,
                 height=0.8 / len(names),
                 color=colour,
                 alpha=0.35 if ratio.tie else 1,

@@ -7,6 +7,7 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from html import escape
 
 from bench.suite import stats
 from bench.suite.results import Cell, Results, Row, Sample
@@ -14,6 +15,20 @@ from bench.suite.run import BASE, Watcher
 from bench.text import table
 
 HEADINGS = ("loop", "time/op", "op/s", "to asyncio", "spread", "p50", "p99", "p99.9", "CPU/op", "CPU ratio", "remarks")
+PAGE = """<!doctype html>
+<meta charset="utf-8">
+<title>Event loops side by side</title>
+<style>
+body { font: 14px/1.4 sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; }
+h2 { font-size: 1em; margin: 2em 0 0; }
+p { margin: 0 0 .4em; }
+table { border-collapse: collapse; margin-bottom: 1em; font-variant-numeric: tabular-nums; }
+th, td { padding: .1em .8em; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+.faster { color: #161; }
+.slower { color: #a11; }
+svg { max-width: 100%; height: auto; }
+</style>"""
 UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 NOISY = 0.25
 """Spread of the rounds above which a figure is called noisy."""
@@ -152,6 +167,38 @@ def markdown(results: Results) -> str:
     return "\n\n".join([*parts, *[f"- {line}" for line in missing_lines(results)]]) + "\n"
 
 
+def html(results: Results, picture: str | None) -> str:
+    """Returns everything as one page that needs nothing else; `picture` is an SVG element, if there is one."""
+
+    def grid(headings: Sequence[str], lines: Sequence[Sequence[str]], styles: Sequence[str]) -> str:
+        def line(kind: str, texts: Sequence[str], style: str = "") -> str:
+            mark = f' class="{style}"' if style else ""
+            return f"<tr{mark}>{''.join(f'<{kind}>{escape(text)}</{kind}>' for text in texts)}</tr>"
+
+        body = [line("td", texts, style) for texts, style in zip(lines, styles, strict=True)]
+        return "\n".join(["<table>", line("th", headings), *body, "</table>"])
+
+    parts = [PAGE, "<h1>Event loops side by side</h1>"]
+    parts.append(grid(("", ""), facts(results), [""] * len(facts(results))))
+    lines = summary(results)
+    parts.append(grid(SUMMARY, lines, [""] * len(lines)))
+    parts += [f"<p>{escape(line)}</p>" for line in missing_lines(results)]
+    if picture is not None:
+        parts.append(picture)
+    for row in results.rows:
+        parts.append(f"<h2>{escape(row.name)}</h2><p>{escape(row.title)}</p>")
+        parts.append(grid(HEADINGS, [cells(row, n) for n in row.cells], [verdict(row, n) for n in row.cells]))
+    return "\n".join(parts) + "\n"
+
+
+def verdict(row: Row, name: str) -> str:
+    """Returns "faster" or "slower" than BASE, empty for a tie, for BASE itself and where there is no ratio."""
+    ratio = ratio_to_base(row, name)
+    if ratio is None or name == BASE or ratio.tie:
+        return ""
+    return "faster" if ratio.low > 1 else "slower"
+
+
 def show(results: Results) -> None:
     """Prints everything on standard output, with colours where rich is installed and it is a terminal."""
     try:
@@ -178,10 +225,7 @@ def show(results: Results) -> None:
         console.print(f"[bold]{row.name}[/bold]  [dim]{row.title}[/dim]")
         one = grid(HEADINGS)
         for name in row.cells:
-            ratio = ratio_to_base(row, name)
-            told = ratio is not None and name != BASE and not ratio.tie
-            style = "" if not told else "green" if ratio.low > 1 else "red"
-            one.add_row(*cells(row, name), style=style)
+            one.add_row(*cells(row, name), style={"faster": "green", "slower": "red"}.get(verdict(row, name), ""))
         console.print(one)
     if lines := summary(results):
         console.print()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,16 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     assert command.main(["report", str(tmp_path / "result.json"), "--plot", str(tmp_path / "out.svg")]) == 0
     text = (tmp_path / "out.svg").read_text()
     assert "<svg" in text and "tcp.echo" in text
+
+
+def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
+    got = results({"asyncio": [2.0, 2.1], "loopfast": [1.0, 1.1]}, name="tcp.<echo>", cpu=0.5)
+    got.save(tmp_path / "result.json")
+    assert command.main(["report", str(tmp_path / "result.json"), "--html", str(tmp_path / "out.html")]) == 0
+    text = (tmp_path / "out.html").read_text()
+    assert "tcp.&lt;echo&gt;" in text and "<echo>" not in text
+    assert '<tr class="faster"><td>loopfast</td>' in text
+    assert not re.search(r"(src|href)=\"(?!#)", text.replace("xlink:", ""))
 
 
 def test_a_picture_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
