@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         _running = loop.run_until_complete(workload.run(loop, listener))
     except Exception as error:  # whatever a loop cannot do is a row of the table, not a traceback
         text = " ".join(str(error).split())
-        raise SystemExit(f"{REASON}{type(error).__name__}: {text}") from None
+        raise SystemExit(f"{REASON}{type(error).__name__}: {text}".rstrip(": ")) from None
     print(port, flush=True)
     loop.run_forever()
 

@@ -43,7 +43,7 @@ def main() -> None:
             loop.close()
         except Exception as error:  # whatever a loop does wrong is a row of the table, not a traceback
             text = " ".join(str(error).split())
-            print(f"{REASON}{type(error).__name__}: {text}", file=sys.stderr, flush=True)
+            print(f"{REASON}{type(error).__name__}: {text}".rstrip(": "), file=sys.stderr, flush=True)
             os._exit(1)
         return spent
 
