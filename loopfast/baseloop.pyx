@@ -139,6 +139,8 @@ cdef class BaseLoop(LoopCore):
     cdef int on_descriptor_taken(self, int fd, int event) except -1:
         if self.descriptors is not None and self.descriptors.events_of(fd) & event:
             self.descriptors.remove(fd, event)
+            if self.descriptors.events_of(fd) == 0:
+                self.watched_objects.pop(fd, None)
         return 0
 
     cdef object new_future(self):

@@ -46,15 +46,6 @@ ctypedef struct LoopState:
     PyObject* owner
 
 
-cdef inline void hold_gil(LoopState* state) noexcept nogil:
-    # First statement of every libuv callback that touches Python: take the GIL back if the poll released it.
-    cdef PyThreadState* saved = state.released
-    if saved != NULL:
-        state.released = NULL
-        PyEval_RestoreThread(saved)
-        state.blocked = False
-
-
 cdef class Handle:
     # A scheduled callback. Not tracked by the cyclic collector: instead it drops callback, arguments and context as
     # soon as it has run or was cancelled, or its loop closed; until then the loop's own traverse vouches for them.
@@ -191,8 +182,10 @@ cdef class LoopCore:
         Py_ssize_t event_capacity
         Py_ssize_t event_head
         Py_ssize_t event_count
-        # Callbacks were ready before the poll that is going on: what it brings must come after them.
+        # Something comes before what the poll that is going on brings: callbacks that were ready, or an event.
         bint deferring
+        # The callbacks of the ring that come before this turn's events.
+        Py_ssize_t batch
 
         # Handles that have run and that nobody else refers to, for reuse (owned, empty).
         PyObject* spare[SPARE_HANDLES]
@@ -300,6 +293,9 @@ cdef class LoopCore:
     cdef int wait_finely(self, double deadline) except -1
     cdef int poll(self, uv.uv_run_mode mode) except -1
     cdef int collect_due_timers(self, uint64_t before_turn) except -1
+    cdef int collect_around_new_timers(self, uint64_t before_turn, double now) except -1
+    cdef int merge_events(self, Py_ssize_t first) except -1
+    cdef int heap_place(self, TimerHandle timer) except -1
     cdef int run_ready(self, Py_ssize_t remaining) except -1
     cdef int run_events(self) except -1
     cdef int look_at_the_clock(self) except -1
@@ -318,6 +314,18 @@ cdef class LoopCore:
     cdef void heap_remove(self, TimerHandle timer) noexcept
     cdef void drop_handles(self) noexcept
     cdef int close_state(self) except -1
+
+
+cdef void gil_is_back(LoopState* state) noexcept
+
+
+cdef inline void hold_gil(LoopState* state) noexcept:
+    # First statement of every libuv callback that touches Python: take the GIL back if the poll released it.
+    cdef PyThreadState* saved = state.released
+    if saved != NULL:
+        state.released = NULL
+        PyEval_RestoreThread(saved)
+        gil_is_back(state)
 
 
 # How a call is stored in a handle: inline here, because every scheduling call of every module does it.

@@ -422,7 +422,7 @@ cdef void before_poll(uv.uv_prepare_t* handle) noexcept:
     state.released = PyEval_SaveThread()
 
 
-cdef void after_poll(uv.uv_check_t* handle) noexcept nogil:
+cdef void after_poll(uv.uv_check_t* handle) noexcept:
     """Take the GIL back if no callback did."""
     hold_gil(<LoopState*> handle.data)
 
@@ -783,6 +783,11 @@ cdef class LoopCore:
     # ------------------------------------------------------------------------------------------------- timers
 
     cdef int heap_push(self, TimerHandle timer) except -1:
+        timer.sequence = self.timer_sequence
+        self.timer_sequence += 1
+        return self.heap_place(timer)
+
+    cdef int heap_place(self, TimerHandle timer) except -1:
         cdef Py_ssize_t capacity
         cdef PyObject** heap
         if self.timer_count == self.heap_capacity:
@@ -792,8 +797,6 @@ cdef class LoopCore:
                 raise MemoryError(f"no memory for {capacity} timers")
             self.heap = heap
             self.heap_capacity = capacity
-        timer.sequence = self.timer_sequence
-        self.timer_sequence += 1
         Py_INCREF(<PyObject*> timer)
         self.timer_count += 1
         sift_up(self.heap, self.timer_count - 1, <PyObject*> timer)
@@ -822,11 +825,32 @@ cdef class LoopCore:
         cdef PyObject* timer
         while self.timer_count:
             timer = self.heap[0]
-            if (<TimerHandle> timer).key > now or (<TimerHandle> timer).sequence >= before_turn:
+            if (<TimerHandle> timer).key > now:
                 break
+            if (<TimerHandle> timer).sequence >= before_turn:
+                return self.collect_around_new_timers(before_turn, now)
             self.push_event(timer)
             self.heap_remove(<TimerHandle> timer)
             Py_DECREF(timer)
+        return 0
+
+    cdef int collect_around_new_timers(self, uint64_t before_turn, double now) except -1:
+        """collect_due_timers() where the first deadline, which is past, is that of a timer that this turn made."""
+        cdef list new = []
+        cdef TimerHandle timer
+        try:
+            while self.timer_count and (<TimerHandle> self.heap[0]).key <= now:
+                timer = <TimerHandle> self.heap[0]
+                if timer.sequence >= before_turn:
+                    new.append(timer)
+                else:
+                    self.push_event(<PyObject*> timer)
+                self.heap_remove(timer)
+                Py_DECREF(<PyObject*> timer)
+        finally:
+            for timer in new:
+                if not timer.is_cancelled:
+                    self.heap_place(timer)
         return 0
 
     # ------------------------------------------------------------------------------------------------- context
@@ -905,12 +929,13 @@ cdef class LoopCore:
         asyncio polls again first.
         """
         cdef uint64_t before_turn = self.timer_sequence
-        cdef Py_ssize_t batch = self.ready_count
         self.turns += 1
         if self.event_count:
             # The last run was interrupted among them.
+            self.deferring = False
             self.run_events()
-        self.deferring = batch > 0
+        self.batch = self.ready_count
+        self.deferring = self.batch > 0
         if self.ready_count == 0 and not self._stopping:
             self.wait()
         elif watches(state) or self._stopping or self.turns % TURNS_BETWEEN_POLLS == 0:
@@ -919,12 +944,18 @@ cdef class LoopCore:
         if self.timer_count:
             self.collect_due_timers(before_turn)
         PyErr_CheckSignals()
-        if batch:
-            self.run_ready(batch)
+        if self.batch:
+            self.run_ready(self.batch)
         if self.event_count:
             self.run_events()
-        if batch == 0 and self.ready_count and not self._stopping:
-            self.run_ready(self.ready_count)
+        if self.batch == 0 and self.ready_count and not self._stopping:
+            self.batch = self.ready_count
+            if self.timer_count:
+                # Those just made too: this is a turn of its own, but for the poll.
+                self.collect_due_timers(self.timer_sequence)
+            self.run_ready(self.batch)
+            if self.event_count:
+                self.run_events()
         if self.turn_end_count:
             self.finish_turn()
         return 0
@@ -967,7 +998,8 @@ cdef class LoopCore:
         cdef int fd
         # This poll also tells the kernel of watchers that changed since the last one.
         self.poll(uv.UV_RUN_NOWAIT)
-        if self.ready_count or self.event_count or self._stopping or self.state == NULL or not self.timer_count:
+        if (self.ready_count or self.event_count or self.turn_end_count or self._stopping or self.state == NULL
+                or not self.timer_count):
             return 0
         remaining = min(deadline, (<TimerHandle> self.heap[0]).key) - self.now()
         if not remaining > 0:
@@ -977,7 +1009,7 @@ cdef class LoopCore:
         state.woken = False
         with nogil:
             lf_wait_readable(fd, remaining)
-        state.blocked = False
+        gil_is_back(state)
         return self.poll(uv.UV_RUN_NOWAIT)
 
     cdef int poll(self, uv.uv_run_mode mode) except -1:
@@ -990,6 +1022,7 @@ cdef class LoopCore:
         state.may_block = mode == uv.UV_RUN_ONCE
         uv.uv_run(&state.loop, mode)
         state.may_block = False
+        self.deferring = False
         if self.late_count:
             self.close_late_handles()
         return self.raise_failure()
@@ -997,14 +1030,37 @@ cdef class LoopCore:
     cdef int run_ready(self, Py_ssize_t remaining) except -1:
         """Run the first *remaining* callbacks of the ring; what they schedule waits for the next turn."""
         cdef PyObject* item
-        while remaining > 0 and self.ready_count:
-            remaining -= 1
-            item = self.ring[self.ring_head]
-            self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
-            self.ready_count -= 1
-            run_queued(self, item)
-            if self.turn_end_count and remaining % CALLBACKS_BETWEEN_LOOKS == 0:
-                self.look_at_the_clock()
+        try:
+            while remaining > 0 and self.ready_count:
+                remaining -= 1
+                item = self.ring[self.ring_head]
+                self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
+                self.ready_count -= 1
+                run_queued(self, item)
+                if self.turn_end_count and remaining % CALLBACKS_BETWEEN_LOOKS == 0:
+                    self.look_at_the_clock()
+        except BaseException:
+            self.merge_events(min(remaining, self.ready_count))
+            raise
+        return 0
+
+    cdef int merge_events(self, Py_ssize_t first) except -1:
+        """The run ends among the callbacks: put this turn's events behind the *first* callbacks, where they belong."""
+        cdef Py_ssize_t count = self.event_count - self.event_head
+        cdef Py_ssize_t i = self.ready_count
+        cdef Py_ssize_t mask
+        if count == 0:
+            return 0
+        while self.ring_capacity < self.ready_count + count:
+            grow_ring(self)
+        mask = self.ring_capacity - 1
+        while i > first:
+            i -= 1
+            self.ring[(self.ring_head + i + count) & mask] = self.ring[(self.ring_head + i) & mask]
+        for i in range(count):
+            self.ring[(self.ring_head + first + i) & mask] = self.events[self.event_head + i]
+        self.ready_count += count
+        self.event_head = self.event_count = 0
         return 0
 
     cdef int run_events(self) except -1:
@@ -1328,6 +1384,16 @@ cdef object describe_callback(Handle handle, bint debug):
 cdef inline bint watches(LoopState* state) noexcept nogil:
     """True if libuv has anything to look after but our own wake-up."""
     return state.loop.active_handles > 1 or state.loop.active_reqs.count > 0
+
+
+cdef void gil_is_back(LoopState* state) noexcept:
+    """The loop's thread has the GIL again. What other threads have scheduled meanwhile comes before what the poll brings:
+    they may have caused that afterwards."""
+    cdef LoopCore loop = <LoopCore> state.owner
+    state.blocked = False
+    if loop.ready_count:
+        loop.batch = loop.ready_count
+        loop.deferring = True
 
 
 cdef int wake(LoopCore loop) except -1:

@@ -39,6 +39,7 @@ cdef class SocketSet(KernelSet):
     cdef int leave(self, SocketCall call) noexcept
     cdef int wake(self, int fd, int events, object error) except -1
     cdef int answer(self, SocketCall call, object error) except -1
+    cdef bint is_same_file(self, PyObject* reference, int fd) except -1
 
 
 cdef class SocketCall:
@@ -54,6 +55,8 @@ cdef class SocketCall:
         Py_buffer view
         bint has_view
         bint finished
+        # It has let others run; the next try comes in any case.
+        bint was_patient
 
         # While it waits: the future, its iterator, and whether it is its descriptor's reader or writer.
         object future

@@ -64,13 +64,34 @@ cdef class SocketSet(KernelSet):
 
     cdef int on_poll(self, int status, int events) except -1:
         cdef lf_event ready[EVENTS_PER_CALL]
-        cdef int n = lf_set_ready(self.fd, ready, EVENTS_PER_CALL)
-        cdef int i
+        cdef int n, i
+        if self.loop.deferring:
+            self.defer()
+            return 0
+        n = lf_set_ready(self.fd, ready, EVENTS_PER_CALL)
         if n < 0:
             raise OSError(-n, os.strerror(-n))
         for i in range(n):
             self.wake(ready[i].fd, ready[i].events, None)
         return 0
+
+    cdef int on_deferred(self) except -1:
+        return self.on_poll(0, uv.UV_READABLE) if self.handle != NULL else 0
+
+    cdef void on_fork(self) noexcept:
+        """A set of this process's own in the place of the parent's, with those for which calls wait."""
+        cdef SocketWatch* entry
+        cdef PyObject* reference
+        cdef int fd
+        if not self.part_from_parent():
+            return
+        for fd in range(self.capacity):
+            entry = &self.watches[fd]
+            if entry.reader != NULL or entry.writer != NULL:
+                lf_set_edges(self.fd, fd)
+                continue
+            reference, entry.sock = entry.sock, NULL
+            Py_XDECREF(reference)
 
     cdef int wake(self, int fd, int events, object error) except -1:
         """Let the calls on *fd* that wait for one of *events* try again, or fail with *error*."""
@@ -92,6 +113,9 @@ cdef class SocketSet(KernelSet):
         except InvalidStateError:
             # Cancelled, and its task has not heard of it yet.
             pass
+        except BaseException as exc:
+            # From a future or a call_soon() of the user's. Nobody will tell of the other sockets' edges again.
+            self.loop.fail(exc)
         return 0
 
     cdef bint is_greedy(self, int fd) except -1:
@@ -112,10 +136,15 @@ cdef class SocketSet(KernelSet):
         cdef PyObject** slot
         cdef PyObject* reference
         cdef int status
+        self.loop.own_after_fork()
+        self.loop.on_descriptor_taken(call.fd, LF_WRITE if call.kind == SENDALL else LF_READ)
+        if call.fd >= self.capacity:
+            grow_watches(self, call.fd)
         entry = &self.watches[call.fd]
         if entry.sock == NULL or (<object> entry.sock)() is not call.sock:
-            # The number belongs to another socket now: theirs was closed.
-            self.wake(call.fd, LF_READ | LF_WRITE, OSError(EBADF, os.strerror(EBADF)))
+            if not self.is_same_file(entry.sock, call.fd):
+                # The number belongs to another socket now: theirs was closed.
+                self.wake(call.fd, LF_READ | LF_WRITE, OSError(EBADF, os.strerror(EBADF)))
             reference = PyWeakref_NewRef(<PyObject*> call.sock, NULL)
             if reference == NULL:
                 return propagate()
@@ -123,12 +152,13 @@ cdef class SocketSet(KernelSet):
             if status < 0:
                 Py_DECREF(reference)
                 raise OSError(-status, os.strerror(-status))
-            Py_XDECREF(entry.sock)
-            entry.sock = reference
+            # Not `entry`: what ran meanwhile may have made the table grow.
+            entry = &self.watches[call.fd]
+            reference, entry.sock = entry.sock, reference
+            Py_XDECREF(reference)
         slot = &entry.writer if call.kind == SENDALL else &entry.reader
         if slot[0] != NULL:
             self.leave(<SocketCall> slot[0])
-        self.loop.on_descriptor_taken(call.fd, LF_WRITE if call.kind == SENDALL else LF_READ)
         slot[0] = <PyObject*> call
         call.waiting = True
         self.waiting += 1
@@ -136,6 +166,13 @@ cdef class SocketSet(KernelSet):
             self.watch(uv.UV_READABLE)
             uv.uv_ref(self.handle)
         return 0
+
+    cdef bint is_same_file(self, PyObject* reference, int fd) except -1:
+        """Return True if another object of the user's is still the open socket *fd*."""
+        if reference == NULL:
+            return False
+        sock = (<object> reference)()
+        return sock is not None and number_of(sock) == fd
 
     cdef bint forget(self, int fd, int event) except -1:
         """Let the call that waits for *event* of *fd* wait in vain; return False if there is none."""
@@ -241,7 +278,8 @@ cdef class SocketCall:
         if self.has_view:
             self.has_view = False
             PyBuffer_Release(&self.view)
-        self.future = self.iterator = None
+        # Whoever looks at the task later must not keep the socket alive.
+        self.future = self.iterator = self.sock = self.data = None
 
     cdef PyObject* step(self) noexcept:
         """Return the future to wait for; NULL when the call is over, with StopIteration or another exception, or
@@ -318,6 +356,8 @@ cdef class SocketCall:
         """Wait for the socket in a future; return that."""
         cdef LoopCore loop = self.set.loop
         cdef PyObject* result = NULL
+        loop.check_open()
+        loop.check_not_polling()
         if loop._transports or (self.fd < loop.claims_capacity and loop.claims[self.fd] != NULL):
             (<object> loop)._ensure_fd_no_transport(self.fd)
         self.future = loop.new_future()
@@ -334,7 +374,8 @@ cdef PyObject* step_on(SocketCall call) noexcept:
     cdef PyObject* result = NULL
     try:
         call.fd = number_of(call.sock)
-        if call.fd >= 0 and call.set.is_greedy(call.fd):
+        if call.fd >= 0 and not call.was_patient and call.set.is_greedy(call.fd):
+            call.was_patient = True
             Py_INCREF(Py_None)
             return Py_None
         if not call.attempt(&result):

@@ -22,7 +22,9 @@ cdef class KernelSet(UVPoll):
     # A kernel set (epoll, kqueue) of descriptors that we do not own, which libuv watches as one descriptor. So a number
     # closed or reused behind our back, or one that cannot be polled, is an error of the call and never reaches libuv,
     # whose answer is abort().
-    pass
+
+    # In a forked child: a new set under the number of the parent's. False if the system has none left.
+    cdef bint part_from_parent(self) noexcept
 
 
 ctypedef struct Watch:

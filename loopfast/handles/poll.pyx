@@ -100,6 +100,18 @@ cdef class KernelSet(UVPoll):
         self.keep()
         return 0
 
+    cdef bint part_from_parent(self) noexcept:
+        cdef int set_fd = lf_set_open()
+        if set_fd < 0:
+            return False
+        try:
+            os.dup2(set_fd, self.fd, inheritable=False)
+        except OSError:
+            lf_close(set_fd)
+            return False
+        lf_close(set_fd)
+        return True
+
     cdef void close_handle(self) noexcept:
         cdef int fd = self.fd
         if self.handle == NULL:
@@ -123,16 +135,9 @@ cdef class DescriptorSet(KernelSet):
 
     cdef void on_fork(self) noexcept:
         """A set of this process's own in the place of the parent's, with the same members."""
-        cdef int set_fd = lf_set_open()
         cdef int fd
-        if set_fd < 0:
+        if not self.part_from_parent():
             return
-        try:
-            os.dup2(set_fd, self.fd, inheritable=False)
-        except OSError:
-            lf_close(set_fd)
-            return
-        lf_close(set_fd)
         for fd in range(self.capacity):
             if self.watches[fd].events:
                 lf_set_change(self.fd, fd, 0, self.watches[fd].events)

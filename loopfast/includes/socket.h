@@ -91,7 +91,7 @@ static inline int lf_address(const struct sockaddr_storage *address, char *host,
     return -1;
 }
 
-/* An address of IPv4 or IPv6, and the Python object that names it. */
+/* An address of IPv4 or IPv6, and the Python objects that name it: as received, and as a caller wrote it. */
 union lf_ip_address {
     struct sockaddr any;
     struct sockaddr_in in4;
@@ -102,6 +102,7 @@ struct lf_known_address {
     union lf_ip_address raw;
     int length;
     void *name;
+    void *given;
 };
 
 /* The socket address of a printable IPv4 or IPv6 host of this family. Returns its length, or 0 if `host` is not one. */

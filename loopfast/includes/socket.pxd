@@ -21,6 +21,7 @@ cdef extern from "socket.h" nogil:
         lf_ip_address raw
         int length
         void* name
+        void* given
 
     int lf_parse_address(
         int family, const char* host, int port, unsigned int flow, unsigned int scope, lf_ip_address* address

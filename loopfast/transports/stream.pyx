@@ -58,6 +58,8 @@ cdef inline int propagate() except -1:
 cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf) noexcept:
     """Lend the buffer for one read. Touches no Python object unless the protocol brings its own buffer."""
     cdef StreamTransport stream
+    # Only then is it known whether the loop is deferring.
+    hold_gil(<LoopState*> handle.loop.data)
     if handle.data == NULL or (<StreamTransport> handle.data).loop.deferring:
         # Without a buffer libuv reads nothing.
         return
@@ -65,7 +67,6 @@ cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf
         buf.base = (<StreamTransport> handle.data).loop.read_buffer
         buf.len = READ_BUFFER_SIZE
         return
-    hold_gil(<LoopState*> handle.loop.data)
     stream = <StreamTransport> handle.data
     # libuv calls its read callback after this one in any case, so what runs here must not stop the reading (and with it
     # drop that callback): stop_reading() leaves it to on_uv_read().
@@ -323,6 +324,8 @@ cdef class StreamTransport(NativeTransport):
         cdef PyObject* result = NULL
         cdef char* base
         cdef Py_ssize_t size
+        # There is one where get_buffer() replaced the protocol.
+        take_buffer_back(self)
         protocol = self.protocol
         args[0] = <PyObject*> protocol
         args[1] = <PyObject*> ANY_SIZE

@@ -25,20 +25,24 @@ cdef class DatagramEndpoint(NativeTransport):
         bint drained
 
         # Addresses met of late, in both forms, by their slot: a name is made once for many datagrams. The names are
-        # owned. `peer` is the one met last, in the table; NULL: none yet.
+        # owned: `name` as Python's socket module writes it, `given` as sendto() got it; NULL where not met. `peer` is
+        # the one met last, in the table; NULL: none yet.
         lf_known_address[KNOWN_ADDRESSES] known
         lf_known_address* peer
 
         # Bytes (with headers, as asyncio counts them) and number of the datagrams that wait in libuv's queue.
         size_t queued
         int waiting
+        # (size, status) of those that have left while the loop was deferring, or None.
+        list left
 
     cdef int open_endpoint(self, LoopCore loop, object sock) except -1
     cdef int send(self, const char* data, Py_ssize_t size, object data_object, object address) except -1
+    cdef int fail_write(self, object exception) except -1
     cdef int find_address(self, object address) except -1
     cdef int queue(self, const char* data, Py_ssize_t size, object data_object) except -1
     cdef PyObject* name_of(self, const sockaddr* address) except NULL
-    cdef int remember(self, lf_ip_address* raw, int length, object name) except -1
+    cdef int remember(self, lf_ip_address* raw, int length, object name, object given) except -1
     cdef int on_error(self, object exception) except -1
     cdef int on_sent(self, size_t size, int status) except -1
     cdef int deliver(self, const char* data, Py_ssize_t size, const sockaddr* address) except -1

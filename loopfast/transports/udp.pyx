@@ -17,7 +17,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ, LoopCore, LoopState, hold_gil
+from loopfast.core cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ, LoopCore, LoopState, hold_gil, polls_elsewhere
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
@@ -53,6 +53,8 @@ cdef inline int propagate() except -1:
 
 cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf) noexcept:
     """Lend the buffer for one read. Touches no Python object."""
+    # Only then is it known whether the loop is deferring.
+    hold_gil(<LoopState*> handle.loop.data)
     if (handle.data == NULL or (<DatagramEndpoint> handle.data).drained
             or (<DatagramEndpoint> handle.data).loop.deferring):
         # No room ends the read, where libuv would ask the kernel once more to hear that nothing is left.
@@ -113,6 +115,12 @@ cdef void on_uv_sent(uv.uv_udp_send_t* request, int status) noexcept:
         return
     cdef DatagramEndpoint endpoint = <DatagramEndpoint> handle.data
     try:
+        if endpoint.loop.deferring:
+            if endpoint.left is None:
+                endpoint.left = []
+            endpoint.left.append((size, status))
+            endpoint.defer()
+            return
         endpoint.loop.enter_context(endpoint.context)
         endpoint.on_sent(size, status)
         endpoint.loop.leave_context()
@@ -131,6 +139,7 @@ cdef class DatagramEndpoint(NativeTransport):
         cdef int i
         for i in range(KNOWN_ADDRESSES):
             Py_XDECREF(<PyObject*> self.known[i].name)
+            Py_XDECREF(<PyObject*> self.known[i].given)
 
     # ------------------------------------------------------------------------------------------------- opening
 
@@ -140,6 +149,7 @@ cdef class DatagramEndpoint(NativeTransport):
         cdef int fd = sock.fileno()
         cdef int status
         loop.check_open()
+        loop.check_not_polling()
         loop.borrow_datagram_buffer()
         self.allocate(sizeof(uv.uv_udp_t))
         handle = <uv.uv_udp_t*> self.handle
@@ -174,13 +184,18 @@ cdef class DatagramEndpoint(NativeTransport):
         return 0
 
     cdef int on_deferred(self) except -1:
-        """Receive what libuv's callback left."""
+        """Do now what libuv's callbacks left."""
         cdef char* buffer = self.loop.datagram_buffer
         cdef lf_ip_address sender
         cdef Py_ssize_t size
         cdef int _i
+        while self.left and self.handle != NULL:
+            sent, status = self.left.pop(0)
+            self.loop.enter_context(self.context)
+            self.on_sent(sent, status)
+            self.loop.leave_context()
         for _i in range(DATAGRAMS_PER_READ):
-            if self.handle == NULL or not self.reading:
+            if self.handle == NULL or not self.reading or self.loop.failure is not None:
                 break
             size = lf_recv_datagram(self.fd, buffer, DATAGRAM_SIZE, &sender)
             if size == -EAGAIN:
@@ -200,28 +215,38 @@ cdef class DatagramEndpoint(NativeTransport):
         cdef unsigned int scope = 0
         cdef lf_ip_address raw
         cdef int length
+        given = None
         if entry.length and lf_same_address(address, &entry.raw.any):
-            self.peer = entry
-            return <PyObject*> entry.name
+            if entry.name != NULL:
+                self.peer = entry
+                return <PyObject*> entry.name
+            given = <object> <PyObject*> entry.given
         check(lf_show_address(address, host, sizeof(host), &port, &flow, &scope))
         if address.sa_family == AF_INET:
             name = (host.decode("ascii"), port)
         else:
             name = (host.decode("ascii"), port, flow, scope)
         length = lf_parse_address(address.sa_family, host, port, flow, scope, &raw)
-        self.remember(&raw, length, name)
+        self.remember(&raw, length, name, given)
         return <PyObject*> self.peer.name
 
-    cdef int remember(self, lf_ip_address* raw, int length, object name) except -1:
-        """Make *raw* the peer, under *name*."""
+    cdef int remember(self, lf_ip_address* raw, int length, object name, object given) except -1:
+        """Make *raw* the peer, under *name* and *given*, either of which may be None."""
         cdef lf_known_address* entry = &self.known[lf_address_slot(&raw.any, KNOWN_ADDRESSES)]
-        cdef PyObject* before = <PyObject*> entry.name
+        cdef PyObject* name_before = <PyObject*> entry.name
+        cdef PyObject* given_before = <PyObject*> entry.given
         entry.raw = raw[0]
         entry.length = length
-        Py_INCREF(<PyObject*> name)
-        entry.name = <void*> name
+        entry.name = entry.given = NULL
+        if name is not None:
+            Py_INCREF(<PyObject*> name)
+            entry.name = <void*> name
+        if given is not None:
+            Py_INCREF(<PyObject*> given)
+            entry.given = <void*> given
         self.peer = entry
-        Py_XDECREF(before)
+        Py_XDECREF(name_before)
+        Py_XDECREF(given_before)
         return 0
 
     cdef int deliver(self, const char* data, Py_ssize_t size, const sockaddr* address) except -1:
@@ -303,7 +328,7 @@ cdef class DatagramEndpoint(NativeTransport):
         try:
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         except BaseException as exc:
-            self.fatal_error(exc, "Fatal write error on datagram transport")
+            self.fail_write(exc)
             return
         try:
             self.send(<const char*> view.buf, view.len, data, addr)
@@ -327,7 +352,7 @@ cdef class DatagramEndpoint(NativeTransport):
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as exc:
-                    return self.fatal_error(exc, "Fatal write error on datagram transport")
+                    return self.fail_write(exc)
             self.find_address(self.resolve(address))
         elif not self.waiting:
             if self.connected:
@@ -339,16 +364,25 @@ cdef class DatagramEndpoint(NativeTransport):
             if status != -EAGAIN:
                 self.protocol.error_received(error_from_uv(status))
                 return 0
+        if polls_elsewhere(self.loop):
+            self.loop.call_soon_threadsafe(self.sendto, data[:size], address)
+            return 0
         self.queue(data, size, data_object)
         return self.update_flow()
 
+    cdef int fail_write(self, object exception) except -1:
+        if not self.loop.defer(self._fatal_error, exception):
+            self.fatal_error(exception, "Fatal write error on datagram transport")
+        return 0
+
     cdef int find_address(self, object address) except -1:
         """Make *address* the peer; False if it is not numeric, or not an address at all."""
+        cdef lf_known_address* entry
         cdef lf_ip_address raw
         cdef int length
         cdef unsigned int flow = 0
         cdef unsigned int scope = 0
-        if self.peer != NULL and <void*> address == self.peer.name:
+        if self.peer != NULL and (<void*> address == self.peer.name or <void*> address == self.peer.given):
             return True
         if type(address) is not tuple or not 2 <= len(address) <= 4 or type(address[0]) is not str:
             return False
@@ -367,7 +401,12 @@ cdef class DatagramEndpoint(NativeTransport):
         length = lf_parse_address(self.sock.family, host, address[1], flow, scope, &raw)
         if not length:
             return False
-        self.remember(&raw, length, address)
+        # An address of IPv4 in numbers can be written in one way only.
+        name = address if len(address) == 2 and raw.any.sa_family == AF_INET else None
+        entry = &self.known[lf_address_slot(&raw.any, KNOWN_ADDRESSES)]
+        if entry.length and entry.name != NULL and lf_same_address(&raw.any, &entry.raw.any):
+            name = <object> <PyObject*> entry.name
+        self.remember(&raw, length, name, address)
         return True
 
     def resolve(self, address):
@@ -430,7 +469,7 @@ cdef class DatagramEndpoint(NativeTransport):
 
     def close(self):
         """Close the endpoint once what waits has been sent; ``connection_lost(None)`` follows."""
-        if self.closing:
+        if self.closing or self.handle == NULL or self.loop.defer(self.close):
             return
         self.closing = True
         self.stop_reading()

@@ -8,6 +8,7 @@ import contextvars
 import errno
 import socket
 import sys
+import threading
 
 import pytest
 from support import LOCALHOST, DatagramRecorder, datagram_endpoint, pattern, receive_datagram, settle, until
@@ -119,6 +120,30 @@ async def test_host_names_in_sendto(loop):
         async with datagram_endpoint() as (transport, _):
             transport.sendto(b"named", ("localhost", peer.getsockname()[1]))
             assert (await receive_datagram(peer))[0] == b"named"
+
+
+@pytest.mark.skipif(not ipv6_is_there(), reason="no IPv6")
+@pytest.mark.parametrize("written", [("0:0:0:0:0:0:0:1",), ("::1",), ("::1", 0)])
+async def test_senders_are_named_as_the_kernel_does_not_as_sendto_was_asked(loop, written):
+    with bound_socket("::1") as peer:
+        async with datagram_endpoint(local_addr=("::1", 0)) as (transport, protocol):
+            address = (written[0], peer.getsockname()[1], *written[1:])
+            for _ in range(2):
+                transport.sendto(b"question", address)
+                assert (await receive_datagram(peer))[0] == b"question"
+                peer.sendto(b"answer", transport.get_extra_info("sockname"))
+            await protocol.received(2)
+            assert [sender for _, sender in protocol.datagrams] == [peer.getsockname()] * 2
+
+
+@pytest.mark.loopfast_only("no method of a transport is for other threads; here a loop that sleeps hears of the end")
+async def test_the_end_from_another_thread(loop):
+    protocol = DatagramRecorder()
+    transport, _ = await loop.create_datagram_endpoint(lambda: protocol, local_addr=(LOCALHOST, 0))
+    thread = threading.Timer(0.05, transport.close)
+    thread.start()
+    await asyncio.wait_for(protocol.lost, 5)
+    thread.join()
 
 
 async def test_a_connected_endpoint_hears_its_peer_only(loop):
