@@ -920,6 +920,8 @@ cdef class LoopCore:
             self.run_stages(self.state)
         finally:
             self.in_turn = False
+            if self.event_count:
+                self.merge_events(min(self.batch, self.ready_count))
         return 0
 
     cdef int run_stages(self, LoopState* state) except -1:
@@ -929,11 +931,8 @@ cdef class LoopCore:
         asyncio polls again first.
         """
         cdef uint64_t before_turn = self.timer_sequence
+        cdef bint idle
         self.turns += 1
-        if self.event_count:
-            # The last run was interrupted among them.
-            self.deferring = False
-            self.run_events()
         self.batch = self.ready_count
         self.deferring = self.batch > 0
         if self.ready_count == 0 and not self._stopping:
@@ -944,11 +943,12 @@ cdef class LoopCore:
         if self.timer_count:
             self.collect_due_timers(before_turn)
         PyErr_CheckSignals()
-        if self.batch:
+        idle = self.batch == 0
+        if not idle:
             self.run_ready(self.batch)
         if self.event_count:
             self.run_events()
-        if self.batch == 0 and self.ready_count and not self._stopping:
+        if idle and self.ready_count and not self._stopping:
             self.batch = self.ready_count
             if self.timer_count:
                 # Those just made too: this is a turn of its own, but for the poll.
@@ -1030,22 +1030,19 @@ cdef class LoopCore:
     cdef int run_ready(self, Py_ssize_t remaining) except -1:
         """Run the first *remaining* callbacks of the ring; what they schedule waits for the next turn."""
         cdef PyObject* item
-        try:
-            while remaining > 0 and self.ready_count:
-                remaining -= 1
-                item = self.ring[self.ring_head]
-                self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
-                self.ready_count -= 1
-                run_queued(self, item)
-                if self.turn_end_count and remaining % CALLBACKS_BETWEEN_LOOKS == 0:
-                    self.look_at_the_clock()
-        except BaseException:
-            self.merge_events(min(remaining, self.ready_count))
-            raise
+        while remaining > 0 and self.ready_count:
+            remaining -= 1
+            self.batch = remaining
+            item = self.ring[self.ring_head]
+            self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
+            self.ready_count -= 1
+            run_queued(self, item)
+            if self.turn_end_count and remaining % CALLBACKS_BETWEEN_LOOKS == 0:
+                self.look_at_the_clock()
         return 0
 
     cdef int merge_events(self, Py_ssize_t first) except -1:
-        """The run ends among the callbacks: put this turn's events behind the *first* callbacks, where they belong."""
+        """The run ends before this turn's events: put them behind the *first* callbacks of the ring, where they belong."""
         cdef Py_ssize_t count = self.event_count - self.event_head
         cdef Py_ssize_t i = self.ready_count
         cdef Py_ssize_t mask
@@ -1387,8 +1384,8 @@ cdef inline bint watches(LoopState* state) noexcept nogil:
 
 
 cdef void gil_is_back(LoopState* state) noexcept:
-    """The loop's thread has the GIL again. What other threads have scheduled meanwhile comes before what the poll brings:
-    they may have caused that afterwards."""
+    """The loop's thread has the GIL again. What other threads have scheduled meanwhile comes before what the poll
+    brings: they may have caused that afterwards."""
     cdef LoopCore loop = <LoopCore> state.owner
     state.blocked = False
     if loop.ready_count:

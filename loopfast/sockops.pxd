@@ -5,6 +5,11 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from loopfast.handles.poll cimport KernelSet
+from loopfast.includes.platform cimport lf_event
+
+
+cdef enum:
+    EVENTS_PER_CALL = 128
 
 
 cdef enum:
@@ -32,12 +37,16 @@ cdef class SocketSet(KernelSet):
         SocketWatch* watches
         int capacity
         int waiting
+        # What the poll brought while the loop was deferring.
+        lf_event[EVENTS_PER_CALL] found
+        int found_count
 
     cdef bint is_greedy(self, int fd) except -1
     cdef int wait(self, SocketCall call) except -1
     cdef bint forget(self, int fd, int event) except -1
     cdef int leave(self, SocketCall call) noexcept
     cdef int wake(self, int fd, int events, object error) except -1
+    cdef int wake_earlier(self, int fd, int events) except -1
     cdef int answer(self, SocketCall call, object error) except -1
     cdef bint is_same_file(self, PyObject* reference, int fd) except -1
 
@@ -63,6 +72,8 @@ cdef class SocketCall:
         object iterator
         int fd
         bint waiting
+        # The turn in which it began to wait.
+        uint64_t since
 
     cdef PyObject* step(self) noexcept
     cdef int attempt(self, PyObject** result) except -2

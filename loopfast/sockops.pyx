@@ -20,7 +20,7 @@ from libc.string cimport memset
 from loopfast.core cimport LoopCore
 from loopfast.handles.poll cimport KernelSet
 from loopfast.includes cimport uv
-from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_event, lf_set_edges, lf_set_ready
+from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_set_edges, lf_set_ready
 from loopfast.includes.python cimport (
     METH_NOARGS, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_FromStringAndSize,
     PyErr_Clear, PyErr_Occurred, PyErr_SetObject, PyExc_StopIteration, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
@@ -29,7 +29,6 @@ from loopfast.includes.python cimport (
 from loopfast.includes.socket cimport lf_recv, lf_send
 
 cdef enum:
-    EVENTS_PER_CALL = 128
     # Bytes of one sock_recv(), which may return less than was asked for.
     LONGEST_RECV = 120 * 1024
     # Calls on one socket that may complete in one turn; the next one lets others run first.
@@ -63,26 +62,45 @@ cdef class SocketSet(KernelSet):
         free(self.watches)
 
     cdef int on_poll(self, int status, int events) except -1:
-        cdef lf_event ready[EVENTS_PER_CALL]
         cdef int n, i
-        if self.loop.deferring:
-            self.defer()
+        if self.found_count:
+            # Those of an interrupted run come first; the others are still there afterwards.
             return 0
-        n = lf_set_ready(self.fd, ready, EVENTS_PER_CALL)
+        n = lf_set_ready(self.fd, self.found, EVENTS_PER_CALL)
         if n < 0:
             raise OSError(-n, os.strerror(-n))
+        if self.loop.deferring:
+            self.found_count = n
+            if n:
+                self.defer()
+            return 0
         for i in range(n):
-            self.wake(ready[i].fd, ready[i].events, None)
+            self.wake(self.found[i].fd, self.found[i].events, None)
         return 0
 
     cdef int on_deferred(self) except -1:
-        return self.on_poll(0, uv.UV_READABLE) if self.handle != NULL else 0
+        cdef int n = self.found_count
+        cdef int i
+        self.found_count = 0
+        for i in range(n):
+            self.wake_earlier(self.found[i].fd, self.found[i].events)
+        return 0
+
+    cdef int wake_earlier(self, int fd, int events) except -1:
+        """wake() without the calls that began to wait after the poll: what it brought was there when they tried."""
+        if 0 <= fd < self.capacity:
+            if self.watches[fd].reader != NULL and (<SocketCall> self.watches[fd].reader).since == self.loop.turns:
+                events &= ~LF_READ
+            if self.watches[fd].writer != NULL and (<SocketCall> self.watches[fd].writer).since == self.loop.turns:
+                events &= ~LF_WRITE
+        return self.wake(fd, events, None)
 
     cdef void on_fork(self) noexcept:
         """A set of this process's own in the place of the parent's, with those for which calls wait."""
         cdef SocketWatch* entry
         cdef PyObject* reference
         cdef int fd
+        self.found_count = 0
         if not self.part_from_parent():
             return
         for fd in range(self.capacity):
@@ -161,6 +179,7 @@ cdef class SocketSet(KernelSet):
             self.leave(<SocketCall> slot[0])
         slot[0] = <PyObject*> call
         call.waiting = True
+        call.since = self.loop.turns
         self.waiting += 1
         if self.waiting == 1:
             self.watch(uv.UV_READABLE)
