@@ -1042,7 +1042,7 @@ cdef class LoopCore:
         return 0
 
     cdef int merge_events(self, Py_ssize_t first) except -1:
-        """The run ends before this turn's events: put them behind the *first* callbacks of the ring, where they belong."""
+        """The run ends before this turn's events: put them behind the *first* callbacks of the ring, their place."""
         cdef Py_ssize_t count = self.event_count - self.event_head
         cdef Py_ssize_t i = self.ready_count
         cdef Py_ssize_t mask

@@ -1,15 +1,17 @@
-"""Random programs of timers, callbacks, descriptors, socket calls, transports and endpoints, run on both loops: the order
-of what happens must be the same.
+"""Random programs of timers, callbacks, descriptors, socket calls, transports and endpoints, run on both loops.
 
-Each step of a program touches one socket only: which of two sockets that became ready together is served first is the
-kernel's to say. Sockets of one host deliver before send() returns, so that nothing depends on time.
+The same must happen in the same order. Each step of a program touches one socket only: which of two that became ready
+together is served first is the kernel's to say. Sockets of one host deliver before send() returns, so that nothing
+depends on time.
 
-What loopfast does otherwise on purpose is left out. What an event schedules on an idle loop runs before the next poll: a
-step on an idle loop makes nothing ready but at its beginning. Several datagrams are received at once: only their own
-order counts. sock_recv() takes its data when it goes on, so that none is lost with a call that is cancelled after its
-arrival: one call receives at a time, of its own message, and nothing else waits for its socket meanwhile. A transport
-that was paused and resumed after data came may deliver that a turn earlier. An event that a KeyboardInterrupt kept from running is not queued a second time: a
-busy step has no interrupt.
+What loopfast does otherwise on purpose is left out:
+- What an event schedules on an idle loop runs before the next poll: a step on an idle loop makes nothing ready but at its
+  beginning.
+- Several datagrams are received at once: only their own order counts.
+- sock_recv() takes its data when it goes on, so that none is lost with a call that is cancelled after its arrival: one
+  call receives at a time, and nothing else waits for its socket meanwhile.
+- A transport that was paused and resumed after data came may deliver that a turn earlier.
+- An event that a KeyboardInterrupt kept from running is not queued a second time: a busy step has no interrupt.
 """
 
 from __future__ import annotations
