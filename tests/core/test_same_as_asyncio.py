@@ -5,8 +5,8 @@ together is served first is the kernel's to say. Sockets of one host deliver bef
 depends on time.
 
 What loopfast does otherwise on purpose is left out:
-- What an event schedules on an idle loop runs before the next poll: a step on an idle loop makes nothing ready but at its
-  beginning.
+- What an event schedules on an idle loop runs before the next poll: a step on an idle loop makes nothing ready but
+  at its beginning.
 - Several datagrams are received at once: only their own order counts.
 - sock_recv() takes its data when it goes on, so that none is lost with a call that is cancelled after its arrival: one
   call receives at a time, and nothing else waits for its socket meanwhile.
