@@ -8,7 +8,6 @@ asking OpenSSL for what is not there (which it answers with an exception) and wi
 import ssl
 from asyncio import sslproto
 
-cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 

@@ -100,7 +100,9 @@ cdef object user_socket(SocketStream transport):
 cdef object read_callback(SocketStream transport):
     if transport.protocol is None:
         return None
-    return transport.protocol.buffer_updated if transport.buffered or transport.fast else transport.protocol.data_received
+    if transport.buffered or transport.fast:
+        return transport.protocol.buffer_updated
+    return transport.protocol.data_received
 
 
 class _StreamInterface(transports._FlowControlMixin):
