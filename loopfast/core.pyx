@@ -24,7 +24,7 @@ from loopfast.errors cimport check
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_HANDLE, LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport (
-    LF_FINE_WAIT, lf_hold_low_descriptors, lf_let_low_descriptors_go, lf_monotonic, lf_wait_readable,
+    LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_wait_readable,
 )
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_REFCNT, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact,
@@ -55,6 +55,9 @@ THREAD_SAFE_HANDLES = AsyncioThreadSafeHandle is not AsyncioHandle
 cdef inline int propagate() except -1:
     """Turn a NULL from the C API, with its exception set, into a Cython error return."""
     return -1
+
+
+lf_keep_heap()
 
 
 # -------------------------------------------------------------------------------------------------------------- handles

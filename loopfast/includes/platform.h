@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #if !defined(_WIN32)
 #include <fcntl.h>
@@ -198,6 +199,14 @@ static inline void lf_let_low_descriptors_go(int held) {
 #else
     (void)held;
 #endif
+}
+
+/* glibc gives a free block at the end of its heap back to the system from 128 KiB on, and each large read then pays for new
+   pages. Once a block of more than that was mapped and freed it keeps twice as much. asyncio's 256 KiB reads do this by
+   the way. */
+static inline void lf_keep_heap(void) {
+    char *volatile block = (char *)malloc(512 * 1024);
+    free(block);
 }
 
 #endif
