@@ -1,6 +1,7 @@
 # What Python code may know of the compiled core; the Cython declarations are in core.pxd.
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVarTuple
@@ -12,11 +13,16 @@ _Ts = TypeVarTuple("_Ts")
 @disjoint_base
 class Handle(asyncio.Handle):
     def __init__(self) -> None: ...
+    if sys.version_info < (3, 12):
+        # asyncio has it from 3.12 on.
+        def get_context(self) -> Context: ...
 
 # Also a Handle of ours; as asyncio's handles have slots, a type checker allows one of the two bases.
 @disjoint_base
 class TimerHandle(asyncio.TimerHandle):
     def __init__(self) -> None: ...
+    if sys.version_info < (3, 12):
+        def get_context(self) -> Context: ...
     def __hash__(self) -> int: ...
     def __lt__(self, other: object, /) -> bool: ...
     def __le__(self, other: object, /) -> bool: ...
