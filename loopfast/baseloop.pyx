@@ -19,6 +19,7 @@ from loopfast.includes.platform cimport LF_READ, LF_WRITE
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_XDECREF, PyContext_Copy, PyDescr_NewMethod, PyDict_SetItemString,
     PyMethodDef, PyObject_Vectorcall, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTupleObject, PyType_Modified, PyTypeObject,
+    propagate,
 )
 from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
 from loopfast.server cimport Listener
@@ -48,11 +49,6 @@ cdef tuple SOCKET_METHODS = (
 cdef tuple LOOP_KEYWORD = (sys.intern("loop"),)
 cdef str NAME = sys.intern("name")
 cdef str CONTEXT = sys.intern("context")
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 cdef inline PyObject* class_in(dict module, str name) except NULL:

@@ -28,8 +28,8 @@ from loopfast.includes.platform cimport (
 )
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_REFCNT, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact,
-    PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyEval_SaveThread, PyFloat_AsDouble,
-    PyObject_Call, PyThread_get_thread_ident, PyTupleObject, PyTypeObject, call_vector,
+    PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyEval_SaveThread, PyFloat_AsDouble, PyObject_Call,
+    PyThread_get_thread_ident, PyTupleObject, PyTypeObject, call_vector, propagate,
 )
 
 cdef enum:
@@ -50,11 +50,6 @@ cdef object AsyncioHandle = asyncio.Handle
 cdef object AsyncioTimerHandle = asyncio.TimerHandle
 cdef object AsyncioThreadSafeHandle = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
 THREAD_SAFE_HANDLES = AsyncioThreadSafeHandle is not AsyncioHandle
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 lf_keep_heap()

@@ -14,17 +14,16 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EBADF
-from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.stdlib cimport free
 
 from loopfast.core cimport LoopCore
-from loopfast.handles.poll cimport KernelSet
+from loopfast.handles.poll cimport KernelSet, grown_table
 from loopfast.includes cimport uv
 from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_set_edges, lf_set_ready
 from loopfast.includes.python cimport (
     METH_NOARGS, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_FromStringAndSize,
     PyErr_Clear, PyErr_Occurred, PyErr_SetObject, PyExc_StopIteration, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
-    PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef,
+    PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef, propagate,
 )
 from loopfast.includes.socket cimport lf_recv, lf_send
 
@@ -44,11 +43,6 @@ cdef tuple NAMES = ("sock_recv", "sock_recv_into", "sock_sendall")
 
 
 ctypedef PyObject* (*PyCFunction)(PyObject* self, PyObject* args) noexcept
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 @cython.no_gc_clear
@@ -140,7 +134,7 @@ cdef class SocketSet(KernelSet):
         """Return True once *fd* has had its calls of this turn."""
         cdef SocketWatch* entry
         if fd >= self.capacity:
-            grow_watches(self, fd)
+            self.watches = <SocketWatch*> grown_table(self.watches, &self.capacity, fd, sizeof(SocketWatch))
         entry = &self.watches[fd]
         if entry.turn != self.loop.turns:
             entry.turn = self.loop.turns
@@ -157,7 +151,7 @@ cdef class SocketSet(KernelSet):
         self.loop.own_after_fork()
         self.loop.on_descriptor_taken(call.fd, LF_WRITE if call.kind == SENDALL else LF_READ)
         if call.fd >= self.capacity:
-            grow_watches(self, call.fd)
+            self.watches = <SocketWatch*> grown_table(self.watches, &self.capacity, call.fd, sizeof(SocketWatch))
         entry = &self.watches[call.fd]
         if entry.sock == NULL or (<object> entry.sock)() is not call.sock:
             if not self.is_same_file(entry.sock, call.fd):
@@ -217,20 +211,6 @@ cdef class SocketSet(KernelSet):
                 # The set stays armed, but nobody needs the loop to look.
                 uv.uv_unref(self.handle)
         return 0
-
-
-cdef int grow_watches(SocketSet owner, int fd) except -1:
-    cdef int capacity = max(64, owner.capacity)
-    cdef SocketWatch* watches
-    while capacity <= fd:
-        capacity *= 2
-    watches = <SocketWatch*> realloc(owner.watches, capacity * sizeof(SocketWatch))
-    if watches == NULL:
-        raise MemoryError(f"no memory to watch descriptor {fd}")
-    memset(watches + owner.capacity, 0, (capacity - owner.capacity) * sizeof(SocketWatch))
-    owner.watches = watches
-    owner.capacity = capacity
-    return 0
 
 
 @cython.final

@@ -11,7 +11,7 @@ from asyncio import sslproto
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 
-from loopfast.includes.python cimport PyErr_SetObject
+from loopfast.includes.python cimport PyErr_SetObject, propagate
 from loopfast.transports.base cimport FastProtocol, received_bytes, release_received
 
 cdef enum:
@@ -25,11 +25,6 @@ cdef object SHUTDOWN = sslproto.SSLProtocolState.SHUTDOWN
 cdef tuple AGAIN = sslproto.SSLAgainErrors
 cdef object InheritedProtocol = sslproto.SSLProtocol
 cdef object SSLObject = ssl.SSLObject
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 cdef class TLSEngine(FastProtocol):

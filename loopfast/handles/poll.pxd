@@ -53,3 +53,7 @@ cdef class DescriptorSet(KernelSet):
     cdef int fire(self, int fd, int event, PyObject* callback) except -1
     cdef int set_events(self, int fd, Watch* entry, int events) except -1
     cdef void drop_watches(self) noexcept
+
+
+# A table by descriptor, with room for `fd` and new entries of zeros; the old one is freed. `size` is that of an entry.
+cdef void* grown_table(void* table, int* capacity, int fd, size_t size) except NULL

@@ -163,7 +163,7 @@ cdef class DescriptorSet(KernelSet):
         if fd >= self.capacity:
             # The kernel first: it knows which numbers are descriptors, and so how large the table can become.
             check_descriptor(self.fd, fd, event)
-            grow_watches(self, fd)
+            self.watches = <Watch*> grown_table(self.watches, &self.capacity, fd, sizeof(Watch))
         entry = &self.watches[fd]
         # Said to the kernel even if it is not news to us: the number may have been closed and given to another file.
         self.set_events(fd, entry, entry.events | event)
@@ -293,18 +293,17 @@ cdef int check_descriptor(int set_fd, int fd, int event) except -1:
     return 0
 
 
-cdef int grow_watches(DescriptorSet self, int fd) except -1:
-    cdef int capacity = max(64, self.capacity)
-    cdef Watch* watches
-    while capacity <= fd:
-        capacity *= 2
-    watches = <Watch*> realloc(self.watches, capacity * sizeof(Watch))
-    if watches == NULL:
+cdef void* grown_table(void* table, int* capacity, int fd, size_t size) except NULL:
+    cdef int wanted = max(64, capacity[0])
+    cdef char* grown
+    while wanted <= fd:
+        wanted *= 2
+    grown = <char*> realloc(table, wanted * size)
+    if grown == NULL:
         raise MemoryError(f"no memory to watch descriptor {fd}")
-    memset(watches + self.capacity, 0, (capacity - self.capacity) * sizeof(Watch))
-    self.watches = watches
-    self.capacity = capacity
-    return 0
+    memset(grown + capacity[0] * size, 0, (wanted - capacity[0]) * size)
+    capacity[0] = wanted
+    return grown
 
 
 # The set owns its callbacks through C pointers, so it shows them to the collector itself (see collector.traverse_loop).

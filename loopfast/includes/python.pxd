@@ -98,3 +98,8 @@ cdef inline PyObject* call_vector(PyObject* func, PyObject** args, size_t nargsf
     if entry != NULL:
         return entry(func, args, nargsf, NULL)
     return PyObject_Vectorcall(func, args, nargsf, NULL)
+
+
+cdef inline int propagate() except -1:
+    # Turn a NULL from the C API, with its exception set, into a Cython error return.
+    return -1

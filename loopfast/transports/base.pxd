@@ -69,6 +69,8 @@ cdef class NativeTransport(UVHandle):
         # connection_lost() too.
         bint shares_context
         bint protocol_connected
+        # libuv reads, and the loop holds this transport.
+        bint reading
         bint closing
         # It was open when its loop was closed.
         bint left_open
@@ -87,7 +89,9 @@ cdef class NativeTransport(UVHandle):
     # Schedule connection_made(), then begin(), then the waiter's result, in this order.
     cdef int start(self, object waiter) except -1
     cdef int begin(self) except -1
+    # Bytes that wait to be sent, and whether libuv has a request for some of them.
     cdef size_t unsent(self) noexcept
+    cdef bint is_sending(self) noexcept
     cdef int update_flow(self) except -1
     cdef int pause_protocol(self) except -1
     cdef int resume_protocol(self) except -1

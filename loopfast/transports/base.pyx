@@ -14,17 +14,12 @@ from cpython.object cimport PyObject
 
 from loopfast.core cimport LoopCore
 from loopfast.handles.base cimport UVHandle
-from loopfast.includes.python cimport Py_INCREF, Py_XDECREF, PyContext_CopyCurrent
+from loopfast.includes.python cimport Py_INCREF, Py_XDECREF, PyContext_CopyCurrent, propagate
 
 cdef enum:
     DEFAULT_HIGH_WATER = 64 * 1024
 
 cdef object set_result_unless_cancelled = futures._set_result_unless_cancelled
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 cdef class FastProtocol:
@@ -131,6 +126,18 @@ cdef class NativeTransport(UVHandle):
     def _server(self):
         return self.server
 
+    def __repr__(self):
+        info = [type(self).__name__]
+        if self.handle == NULL:
+            info.append("closed")
+        elif self.closing:
+            info.append("closing")
+        info.append(f"fd={self.fd}")
+        if self.handle != NULL:
+            info.append(f"read={'polling' if self.reading else 'idle'}")
+            info.append(f"write=<{'polling' if self.is_sending() else 'idle'}, bufsize={self.unsent()}>")
+        return f"<{' '.join(info)}>"
+
     # ------------------------------------------------------------------------------------------------- opening
 
     cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra, object context) except -1:
@@ -231,6 +238,9 @@ cdef class NativeTransport(UVHandle):
 
     def _set_write_buffer_limits(self, high=None, low=None):
         self.set_write_buffer_limits(high, low)
+
+    cdef bint is_sending(self) noexcept:
+        return False
 
     cdef size_t unsent(self) noexcept:
         return 0

@@ -17,7 +17,7 @@ from loopfast.core cimport READ_BUFFER_SIZE, LoopCore
 from loopfast.includes.platform cimport lf_read, lf_write
 from loopfast.includes.python cimport (
     Py_DECREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyObject_VectorcallMethod,
-    _PyBytes_Resize,
+    _PyBytes_Resize, propagate,
 )
 from loopfast.transports.base cimport received_bytes, release_received
 
@@ -36,11 +36,6 @@ cdef enum:
 cdef object inherited_read_ready = getattr(Reader, "_read_ready", None)
 cdef object inherited_write = Writer.write
 cdef str DATA_RECEIVED = sys.intern("data_received")
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 cdef inline Py_ssize_t read_once(LoopCore loop, int fd, Py_ssize_t limit, bint much, object protocol) except -2:

@@ -18,7 +18,6 @@ ctypedef struct StreamBlock:
 cdef class StreamTransport(NativeTransport):
     cdef:
         # --- reading
-        bint reading
         bint paused
         # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory
         # needs no export (owned), or the export.

@@ -27,7 +27,7 @@ from loopfast.includes.buffer cimport lf_plain_buffer
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
-    PyContext_CopyCurrent, PyLong_FromSsize_t, PyObject_VectorcallMethod,
+    PyContext_CopyCurrent, PyLong_FromSsize_t, PyObject_VectorcallMethod, propagate,
 )
 from loopfast.includes.socket cimport lf_recv
 from loopfast.transports.base cimport FastProtocol, NativeTransport, received_bytes, release_received
@@ -46,11 +46,6 @@ cdef str DATA_RECEIVED = sys.intern("data_received")
 cdef str GET_BUFFER = sys.intern("get_buffer")
 cdef str BUFFER_UPDATED = sys.intern("buffer_updated")
 cdef object BufferedProtocol = asyncio.BufferedProtocol
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 # ------------------------------------------------------------------------------------------------ libuv's own callbacks
@@ -644,6 +639,9 @@ cdef class StreamTransport(NativeTransport):
             self.eof_sent = True
             return self.shut_down_writing()
         return 0
+
+    cdef bint is_sending(self) noexcept:
+        return self.in_flight > 0
 
     cdef size_t unsent(self) noexcept:
         if self.handle == NULL:

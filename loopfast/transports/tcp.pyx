@@ -70,18 +70,6 @@ cdef class SocketStream(StreamTransport):
             return (host.decode("ascii"), port, 0, 0)
         return StreamTransport.name_of_peer(self)
 
-    def __repr__(self):
-        info = [type(self).__name__]
-        if self.handle == NULL:
-            info.append("closed")
-        elif self.closing:
-            info.append("closing")
-        info.append(f"fd={self.fd}")
-        if self.handle != NULL:
-            info.append(f"read={'polling' if self.reading else 'idle'}")
-            info.append(f"write=<{'polling' if self.in_flight else 'idle'}, bufsize={self.unsent()}>")
-        return f"<{' '.join(info)}>"
-
 
 class _Replaceable:
     """An attribute that is computed until somebody sets it on the transport, as test suites of frameworks do."""

@@ -17,7 +17,6 @@ cdef class DatagramEndpoint(NativeTransport):
         # The address of create_datagram_endpoint(remote_addr=...), or None; and whether the kernel knows it.
         object address
         bint connected
-        bint reading
 
         # Datagrams of one read: room lent, how many came, and whether that was all the kernel had.
         int room

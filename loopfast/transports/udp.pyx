@@ -4,6 +4,7 @@ Receiving: libuv reads up to 16 datagrams with one system call, each becomes a `
 at once, straight on the socket; only what the kernel does not take waits in libuv's queue.
 """
 
+import socket
 import sys
 from asyncio import constants, selector_events, transports
 from asyncio.log import logger
@@ -21,7 +22,7 @@ from loopfast.core cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ, LoopCore, LoopStat
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
-from loopfast.includes.python cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject_VectorcallMethod
+from loopfast.includes.python cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject_VectorcallMethod, propagate
 from loopfast.includes.socket cimport (
     AF_INET, lf_address_slot, lf_ip_address, lf_known_address, lf_parse_address, lf_recv_datagram, lf_same_address,
     lf_send_datagram,
@@ -42,11 +43,6 @@ ctypedef struct SendRequest:
     # One waiting datagram: libuv's request, then its bytes.
     uv.uv_udp_send_t request
     uv.uv_buf_t buf
-
-
-cdef inline int propagate() except -1:
-    """Turn a NULL from the C API, with its exception set, into a Cython error return."""
-    return -1
 
 
 # ------------------------------------------------------------------------------------------------ libuv's own callbacks
@@ -353,7 +349,7 @@ cdef class DatagramEndpoint(NativeTransport):
                     raise
                 except BaseException as exc:
                     return self.fail_write(exc)
-            self.find_address(self.resolve(address))
+            self.find_address(resolved(self.sock, address))
         elif not self.waiting:
             if self.connected:
                 status = lf_send_datagram(self.fd, data, size, NULL, 0)
@@ -409,13 +405,6 @@ cdef class DatagramEndpoint(NativeTransport):
         self.remember(&raw, length, name, address)
         return True
 
-    def resolve(self, address):
-        """Return *address*, which the kernel took but had no room for, in numbers."""
-        import socket
-
-        found = socket.getaddrinfo(*address[:2], family=self.sock.family, type=self.sock.type, proto=self.sock.proto)
-        return found[0][4]
-
     cdef int queue(self, const char* data, Py_ssize_t size, object data_object) except -1:
         cdef SendRequest* block = <SendRequest*> malloc(sizeof(SendRequest) + size)
         cdef const sockaddr* address = NULL
@@ -458,6 +447,9 @@ cdef class DatagramEndpoint(NativeTransport):
         """Return the bytes of the datagrams that wait to be sent, with 8 more for each from Python 3.13 on."""
         return self.queued
 
+    cdef bint is_sending(self) noexcept:
+        return self.waiting > 0
+
     cdef size_t unsent(self) noexcept:
         return self.queued
 
@@ -480,17 +472,11 @@ cdef class DatagramEndpoint(NativeTransport):
     def _address(self):
         return self.address
 
-    def __repr__(self):
-        info = [type(self).__name__]
-        if self.handle == NULL:
-            info.append("closed")
-        elif self.closing:
-            info.append("closing")
-        info.append(f"fd={self.fd}")
-        if self.handle != NULL:
-            info.append(f"read={'polling' if self.reading else 'idle'}")
-            info.append(f"write=<{'polling' if self.waiting else 'idle'}, bufsize={self.queued}>")
-        return f"<{' '.join(info)}>"
+
+cdef object resolved(object sock, object address):
+    """Return *address*, which the kernel took but had no room for, in numbers."""
+    found = socket.getaddrinfo(*address[:2], family=sock.family, type=sock.type, proto=sock.proto)
+    return found[0][4]
 
 
 class _DatagramInterface(transports._FlowControlMixin, transports.DatagramTransport):

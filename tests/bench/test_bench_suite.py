@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyperf
 import pytest
 
 from bench import __main__ as command
@@ -152,7 +153,6 @@ def test_another_file_is_named(tmp_path: Path, content: str | None, words: str) 
 
 
 def test_export_is_read_by_pyperf(tmp_path: Path) -> None:
-    pyperf = pytest.importorskip("pyperf", reason="pyperf is not installed")
     results({"asyncio": [2.0, 3.0, 4.0], "loopfast": [1.0, 1.0, 1.0]}).export(tmp_path / "new")
     suite = pyperf.BenchmarkSuite.load(str(tmp_path / "new" / "asyncio.json"))
     assert [(b.get_name(), b.get_values()) for b in suite] == [("tcp.echo", (2.0, 3.0, 4.0))]
@@ -320,7 +320,6 @@ def test_the_machine_is_described_without_its_folders() -> None:
 
 
 def test_a_run_from_end_to_end(tmp_path: Path) -> None:
-    pytest.importorskip("pyperf", reason="pyperf is not installed")
     file = tmp_path / "result.json"
     words = ["run", "--quick", "--rounds", "2", "call_soon.single", "future.*", "-o", str(file)]
     words += ["--loops", "loopfast,asyncio:NoSuchLoop"]
@@ -344,7 +343,6 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_breaks_is_a_row_with_the_reason() -> None:
-    pytest.importorskip("pyperf", reason="pyperf is not installed")
     with pytest.raises(micro.Failed, match="TypeError"):
         micro.Micro("task.sleep0", "json:loads", 0.01, 1).measure()
     with pytest.raises(micro.Failed, match="AttributeError"):

@@ -12,7 +12,6 @@ import pytest
 
 import loopfast
 
-pytest.importorskip("mypy", reason="mypy is an optional package")
 pytestmark = pytest.mark.timeout(300)
 
 HERE = Path(__file__).resolve().parent
