@@ -272,7 +272,7 @@ cdef class BaseLoop(LoopCore):
 
     def _left_to_the_loop(self, method, argument):
         """Call ``method(argument)`` on the loop's thread if that is in libuv just now; return False if it is not."""
-        return self.defer(method, argument)
+        return self.left_to_its_thread(method, argument)
 
     def _stop_listening(self, sock):
         """Stop accepting on *sock*, which stays open."""

@@ -269,7 +269,7 @@ cdef class LoopCore:
     # Before a new handle: raises where another thread is in libuv.
     cdef int check_not_polling(self) except -1
     # Call `method` on the loop's thread if that is in libuv; return False where it may be done here and now.
-    cdef bint defer(self, object method, object argument=*) except -1
+    cdef bint left_to_its_thread(self, object method, object argument=*) except -1
     # uv_close(), once the poll of another thread is over.
     cdef void close_late(self, uv.uv_handle_t* handle, uv.uv_close_cb callback) noexcept
     cdef void close_late_handles(self) noexcept

@@ -628,7 +628,7 @@ cdef class LoopCore:
             raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
         return 0
 
-    cdef bint defer(self, object method, object argument=NO_ARGUMENT) except -1:
+    cdef bint left_to_its_thread(self, object method, object argument=NO_ARGUMENT) except -1:
         if not polls_elsewhere(self):
             return False
         if argument is NO_ARGUMENT:

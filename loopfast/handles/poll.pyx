@@ -222,7 +222,7 @@ cdef class DescriptorSet(KernelSet):
 
     cdef int mark_active(self) except -1:
         """Watch the set while it has members; let it count as watched only while one of them is a user's."""
-        if self.handle == NULL or self.loop.defer(self._mark_active):
+        if self.handle == NULL or self.loop.left_to_its_thread(self._mark_active):
             return 0
         self.watch(uv.UV_READABLE if self.count else 0)
         if self.count > self.internal_count:

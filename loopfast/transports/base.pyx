@@ -282,15 +282,15 @@ cdef class NativeTransport(UVHandle):
 
     def abort(self):
         """Close at once: what is queued is dropped, ``connection_lost(None)`` follows."""
-        if self.handle != NULL and not self.loop.defer(self.abort):
+        if self.handle != NULL and not self.loop.left_to_its_thread(self.abort):
             self.force_close(None)
 
     def _fatal_error(self, exc, message="Fatal error on transport"):
-        if self.handle != NULL and not self.loop.defer(self._fatal_error, exc):
+        if self.handle != NULL and not self.loop.left_to_its_thread(self._fatal_error, exc):
             self.fatal_error(exc, message)
 
     def _force_close(self, exc):
-        if self.handle != NULL and not self.loop.defer(self._force_close, exc):
+        if self.handle != NULL and not self.loop.left_to_its_thread(self._force_close, exc):
             self.force_close(exc)
 
     cdef int fatal_error(self, object exception, str message) except -1:
@@ -319,7 +319,7 @@ cdef class NativeTransport(UVHandle):
         return 0
 
     def _call_connection_lost(self, exc):
-        if self.handle == NULL or self.loop.defer(self._call_connection_lost, exc):
+        if self.handle == NULL or self.loop.left_to_its_thread(self._call_connection_lost, exc):
             return
         try:
             if self.protocol_connected:
@@ -348,7 +348,7 @@ cdef class NativeTransport(UVHandle):
 
 def _begin(NativeTransport transport not None):
     """connection_made() has returned."""
-    if transport.handle != NULL and not transport.loop.defer(BEGIN, transport):
+    if transport.handle != NULL and not transport.loop.left_to_its_thread(BEGIN, transport):
         transport.begin()
 
 

@@ -257,7 +257,7 @@ cdef class StreamTransport(NativeTransport):
 
     def pause_reading(self):
         """Stop delivering data until `resume_reading`. Does nothing if paused or closing."""
-        if self.closing or self.paused or self.loop.defer(self.pause_reading):
+        if self.closing or self.paused or self.loop.left_to_its_thread(self.pause_reading):
             return
         self.paused = True
         self.stop_reading()
@@ -266,7 +266,7 @@ cdef class StreamTransport(NativeTransport):
 
     def resume_reading(self):
         """Deliver data again. Does nothing if not paused, or closing."""
-        if self.closing or not self.paused or self.loop.defer(self.resume_reading):
+        if self.closing or not self.paused or self.loop.left_to_its_thread(self.resume_reading):
             return
         self.paused = False
         self.start_reading()
@@ -690,7 +690,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write_eof
         """
-        if self.closing or self.eof or self.loop.defer(self.write_eof):
+        if self.closing or self.eof or self.loop.left_to_its_thread(self.write_eof):
             return
         self.flush()
         if self.closing:
@@ -708,7 +708,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.BaseTransport.close
         """
-        if self.closing or self.handle == NULL or self.loop.defer(self.close):
+        if self.closing or self.handle == NULL or self.loop.left_to_its_thread(self.close):
             return
         self.flush()
         if self.closing:
@@ -724,7 +724,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.abort
         """
-        if self.handle == NULL or self.loop.defer(self.abort):
+        if self.handle == NULL or self.loop.left_to_its_thread(self.abort):
             return
         if self.queued and not self.in_flight:
             self.flush()

@@ -367,7 +367,7 @@ cdef class DatagramEndpoint(NativeTransport):
         return self.update_flow()
 
     cdef int fail_write(self, object exception) except -1:
-        if not self.loop.defer(self._fatal_error, exception):
+        if not self.loop.left_to_its_thread(self._fatal_error, exception):
             self.fatal_error(exception, "Fatal write error on datagram transport")
         return 0
 
@@ -461,7 +461,7 @@ cdef class DatagramEndpoint(NativeTransport):
 
     def close(self):
         """Close the endpoint once what waits has been sent; ``connection_lost(None)`` follows."""
-        if self.closing or self.handle == NULL or self.loop.defer(self.close):
+        if self.closing or self.handle == NULL or self.loop.left_to_its_thread(self.close):
             return
         self.closing = True
         self.stop_reading()
