@@ -1,6 +1,7 @@
 # The compiled half of the asyncio surface. Sees everything below; nobody cimports it.
 
-from loopfast.core cimport Handle, LoopCore, LoopObject
+from loopfast.callbacks cimport Handle
+from loopfast.core cimport LoopCore, LoopObject
 from loopfast.handles.poll cimport DescriptorSet
 from loopfast.sockops cimport SocketCall, SocketSet
 

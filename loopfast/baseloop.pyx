@@ -13,7 +13,8 @@ from asyncio.log import logger
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 
-from loopfast.core cimport Handle, LoopCore, LoopObject
+from loopfast.callbacks cimport Handle
+from loopfast.core cimport LoopCore, LoopObject
 from loopfast.handles.poll cimport DescriptorSet
 from loopfast.includes.platform cimport LF_READ, LF_WRITE
 from loopfast.includes.python cimport (

@@ -6,7 +6,8 @@ that a loop dropped without close() is found, warned about and freed, as asyncio
 
 from cpython.object cimport PyObject
 
-from loopfast.core cimport Handle, LoopCore, LoopObject, is_native
+from loopfast.callbacks cimport Handle, is_native
+from loopfast.core cimport LoopCore, LoopObject
 from loopfast.includes.python cimport Py_REFCNT, PyTypeObject, visitproc
 
 ctypedef int (*traverse_function)(PyObject*, visitproc, void*) noexcept

@@ -1,19 +1,15 @@
-# The loop's engine: libuv loop and service handles, ready ring, timer heap, wake-up, context, error door.
+# The loop's engine: libuv loop and service handles, the turn, wake-up, context, error door.
 # Knows nothing of transports, nor of any libuv handle but its own service handles; what lies above is reached through
 # the virtual on_* methods.
 
 from cpython.object cimport PyObject
-from libc.math cimport isnan
 from libc.stdint cimport uint64_t
 
+from loopfast.callbacks cimport CallbackQueues, Handle
 from loopfast.includes cimport uv
-from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyEval_RestoreThread, PyThreadState, PyTuple_New,
-    PyTuple_SET_ITEM, PyTypeObject,
-)
+from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState
 
 cdef enum:
-    SPARE_HANDLES = 256
     # Reads of more than glibc's 128 KiB mmap threshold would map and fault fresh pages for every bytes object.
     READ_BUFFER_SIZE = 120 * 1024
     GATHER_BUFFER_SIZE = 64 * 1024
@@ -46,78 +42,12 @@ ctypedef struct LoopState:
     PyObject* owner
 
 
-cdef class Handle:
-    # A scheduled callback. Not tracked by the cyclic collector: instead it drops callback, arguments and context as
-    # soon as it has run or was cancelled, or its loop closed; until then the loop's own traverse vouches for them.
-    cdef:
-        # The call. All NULL once released.
-        PyObject* callback
-        PyObject* context
-        # args[0] is the spare slot that PY_VECTORCALL_ARGUMENTS_OFFSET asks for; with more than three arguments args[1]
-        # is a tuple.
-        PyObject* args[4]
-        Py_ssize_t nargs
-        # Borrowed. Set exactly while the loop's ring, heap or descriptor set holds this handle, so it cannot dangle.
-        PyObject* loop
-        # Debug mode only: where it was made; how it looked when it was cancelled.
-        PyObject* source_traceback
-        PyObject* last_repr
-        bint is_cancelled
-        bint is_running
-        bint is_queued
-        # Runs more than once (a reader's or a writer's callback): not released after the run.
-        bint is_persistent
-        object __weakref__
-
-    cdef void release(self) noexcept
-    cdef void unschedule(self) noexcept
-    cdef int do_cancel(self) except -1
-
-
-cdef class TimerHandle(Handle):
-    cdef:
-        # The deadline as the caller gave it, in seconds of loop.time(), and as the heap orders it (NaN is due at once).
-        double deadline
-        double key
-        # Equal deadlines run in the order of creation.
-        uint64_t sequence
-        # Position in the loop's heap, -1 outside it.
-        Py_ssize_t heap_index
-
-
-# For the modules that make handles and visit them.
-cdef int grow_ring(LoopCore loop) except -1
 cdef int wake(LoopCore loop) except -1
-cdef int remember_source(Handle handle) except -1
-cdef PyObject* make_threadsafe_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                                      PyObject* context) except NULL
-# asyncio has thread-safe handles (Python 3.14).
-cdef bint THREAD_SAFE_HANDLES
+
 
 cdef inline bint polls_elsewhere(LoopCore loop) noexcept:
     # libuv is at work for this loop without the GIL, so the caller is on another thread and must leave libuv alone.
     return loop is not None and loop.state != NULL and loop.state.blocked
-
-
-cdef inline bint is_plain(PyObject* item) noexcept:
-    return Py_TYPE(item) == <PyTypeObject*> Handle or Py_TYPE(item) == <PyTypeObject*> TimerHandle
-
-
-cdef inline bint is_native(PyObject* item) noexcept:
-    # Not a handle that asyncio's own Python code made.
-    return is_plain(item) or Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle
-
-
-cdef class ThreadSafeHandle(Handle):
-    # From Python 3.14 on, what call_soon_threadsafe() returns: cancel() of another thread waits while the callback
-    # runs.
-    cdef:
-        unsigned long runner
-        # Locks of the threads that wait, or None.
-        list waiters
-
-    cdef int settle(self) except -1
-    cdef int run_ended(self) except -1
 
 
 cdef class LoopObject:
@@ -153,7 +83,7 @@ cdef class LoopObject:
     cdef void on_fork(self) noexcept
 
 
-cdef class LoopCore:
+cdef class LoopCore(CallbackQueues):
     cdef:
         # NULL once closed.
         LoopState* state
@@ -170,12 +100,6 @@ cdef class LoopCore:
         char* gather_buffer
         size_t gathered
 
-        # Ready ring: owned references, capacity a power of two.
-        PyObject** ring
-        Py_ssize_t ring_capacity
-        Py_ssize_t ring_head
-        Py_ssize_t ready_count
-
         # What a poll brought, to run after the callbacks that were ready before it: readers, writers, objects with
         # something deferred, due timers. Owned references in events[event_head:event_count].
         PyObject** events
@@ -186,16 +110,6 @@ cdef class LoopCore:
         bint deferring
         # The callbacks of the ring that come before this turn's events.
         Py_ssize_t batch
-
-        # Handles that have run and that nobody else refers to, for reuse (owned, empty).
-        PyObject* spare[SPARE_HANDLES]
-        int spare_count
-
-        # Timers: a 4-ary heap of owned TimerHandles, ordered by (key, sequence).
-        PyObject** heap
-        Py_ssize_t heap_capacity
-        Py_ssize_t timer_count
-        uint64_t timer_sequence
 
         # Objects that asked for on_turn_end() in this turn: owned references.
         PyObject** turn_end
@@ -234,7 +148,6 @@ cdef class LoopCore:
         bint has_own_clock
 
     # asyncio's private names for the loop's state: its own methods, which we inherit, read and write them.
-    cdef public bint _debug
     cdef public bint _stopping
     cdef public bint _closed
     cdef public object _thread_id
@@ -250,9 +163,6 @@ cdef class LoopCore:
     cdef object __weakref__
 
     # --- for the modules above
-    cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
-    cdef Handle schedule(self, object callback, object arg, PyObject* context)
-    cdef int push(self, PyObject* handle) except -1
     cdef int push_event(self, PyObject* handle) except -1
     cdef int enter_context(self, PyObject* context) except -1
     cdef int leave_context(self) except -1
@@ -263,7 +173,6 @@ cdef class LoopCore:
     cdef void release_descriptor(self, int fd, LoopObject owner) noexcept
     # From a libuv callback that must not raise: what is still to be raised when the poll returns.
     cdef void fail(self, object exception) noexcept
-    cdef int check_open(self) except -1
     # Before anything that would change what the kernel watches for this loop.
     cdef void own_after_fork(self) noexcept
     # Before a new handle: raises where another thread is in libuv.
@@ -295,23 +204,16 @@ cdef class LoopCore:
     cdef int collect_due_timers(self, uint64_t before_turn) except -1
     cdef int collect_around_new_timers(self, uint64_t before_turn, double now) except -1
     cdef int merge_events(self, Py_ssize_t first) except -1
-    cdef int heap_place(self, TimerHandle timer) except -1
     cdef int run_ready(self, Py_ssize_t remaining) except -1
     cdef int run_events(self) except -1
     cdef int look_at_the_clock(self) except -1
     cdef int run_unusual(self, PyObject* item) except -1
-    cdef int run_handle(self, Handle handle) except -1
     cdef int run_handle_debug(self, Handle handle) except -1
     cdef int on_callback_raised(self, Handle handle) except -1
     cdef int switch_context(self, PyObject* context) noexcept
     cdef int exit_context(self) noexcept
     cdef int raise_failure(self) except -1
     cdef int finish_turn(self) except -1
-    cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread)
-    cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method)
-    cdef int check_call(self, object callback, str method, bint check_thread) except -1
-    cdef int heap_push(self, TimerHandle timer) except -1
-    cdef void heap_remove(self, TimerHandle timer) noexcept
     cdef void drop_handles(self) noexcept
     cdef int close_state(self) except -1
 
@@ -326,63 +228,3 @@ cdef inline void hold_gil(LoopState* state) noexcept:
         state.released = NULL
         PyEval_RestoreThread(saved)
         gil_is_back(state)
-
-
-# How a call is stored in a handle: inline here, because every scheduling call of every module does it.
-
-cdef inline int fill_handle(PyObject* item, LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                            PyObject* context) except -1:
-    # Store the call in the fresh handle `item`; without a `context` the current one is copied now, never later.
-    cdef Py_ssize_t i
-    cdef PyObject* packed = NULL
-    if nargs > 3:
-        packed = PyTuple_New(nargs)
-        if packed == NULL:
-            return -1
-        for i in range(nargs):
-            Py_INCREF(args[i])
-            PyTuple_SET_ITEM(packed, i, args[i])
-    if context == NULL:
-        context = PyContext_CopyCurrent()
-        if context == NULL:
-            Py_XDECREF(packed)
-            return -1
-    else:
-        Py_INCREF(context)
-    (<Handle> item).context = context
-    Py_INCREF(callback)
-    (<Handle> item).callback = callback
-    (<Handle> item).nargs = nargs
-    if packed != NULL:
-        (<Handle> item).args[1] = packed
-    else:
-        for i in range(nargs):
-            Py_INCREF(args[i])
-            (<Handle> item).args[1 + i] = args[i]
-    (<Handle> item).loop = <PyObject*> loop
-    if loop._debug:
-        remember_source(<Handle> item)
-    return 0
-
-
-cdef inline PyObject* make_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                                  PyObject* context) except NULL:
-    # Return a new reference to a handle of this call: one that has served before, if there is one.
-    cdef PyObject* item
-    if loop.spare_count:
-        loop.spare_count -= 1
-        item = loop.spare[loop.spare_count]
-        (<Handle> item).is_cancelled = False
-        if fill_handle(item, loop, callback, args, nargs, context) < 0:
-            Py_DECREF(item)
-            return NULL
-        return item
-    handle = Handle.__new__(Handle)
-    fill_handle(<PyObject*> handle, loop, callback, args, nargs, context)
-    Py_INCREF(<PyObject*> handle)
-    return <PyObject*> handle
-
-
-cdef inline void set_deadline(TimerHandle timer, double deadline) noexcept:
-    timer.deadline = deadline
-    timer.key = float("-inf") if isnan(deadline) else deadline

@@ -1,65 +1,18 @@
 # What Python code may know of the compiled core; the Cython declarations are in core.pxd.
 
 import asyncio
-import sys
-from collections.abc import Callable
-from contextvars import Context
-from typing import Any, TypeVarTuple
+from typing import Any
 
 from typing_extensions import disjoint_base
 
-_Ts = TypeVarTuple("_Ts")
-
-@disjoint_base
-class Handle(asyncio.Handle):
-    def __init__(self) -> None: ...
-    if sys.version_info < (3, 12):
-        # asyncio has it from 3.12 on.
-        def get_context(self) -> Context: ...
-
-# Also a Handle of ours; as asyncio's handles have slots, a type checker allows one of the two bases.
-@disjoint_base
-class TimerHandle(asyncio.TimerHandle):
-    def __init__(self) -> None: ...
-    if sys.version_info < (3, 12):
-        def get_context(self) -> Context: ...
-    def __hash__(self) -> int: ...
-    def __lt__(self, other: object, /) -> bool: ...
-    def __le__(self, other: object, /) -> bool: ...
-    def __gt__(self, other: object, /) -> bool: ...
-    def __ge__(self, other: object, /) -> bool: ...
-    def __eq__(self, other: object, /) -> bool: ...
-
-# Made by call_soon_threadsafe() from Python 3.14 on.
-@disjoint_base
-class ThreadSafeHandle(Handle): ...
+from loopfast.callbacks import CallbackQueues
 
 @disjoint_base
 class LoopObject: ...
 
 @disjoint_base
-class LoopCore:
+class LoopCore(CallbackQueues):
     slow_callback_duration: float
-    def call_soon(
-        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
-    ) -> asyncio.Handle: ...
-    def call_soon_threadsafe(
-        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
-    ) -> asyncio.Handle: ...
-    def call_later(
-        self,
-        delay: float,
-        callback: Callable[[*_Ts], object],
-        *args: *_Ts,
-        context: Context | None = None,
-    ) -> asyncio.TimerHandle: ...
-    def call_at(
-        self,
-        when: float,
-        callback: Callable[[*_Ts], object],
-        *args: *_Ts,
-        context: Context | None = None,
-    ) -> asyncio.TimerHandle: ...
     def time(self) -> float: ...
     def stop(self) -> None: ...
     def libuv_get_loop_t_ptr(self) -> object: ...
@@ -71,7 +24,6 @@ class LoopCore:
 
     # asyncio's own, stored here.
     _closed: bool
-    _debug: bool
     _internal_fds: int
     _ready: Any
     _signal_handlers: dict[int, asyncio.Handle]

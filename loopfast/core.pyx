@@ -1,35 +1,37 @@
-"""The loop's engine: one turn of the loop, the ready ring, the timer heap, wake-up from other threads, contexts.
+"""The loop's engine: one turn of the loop, wake-up from other threads, contexts, objects that belong to the loop.
 
 A turn is: poll (skipped while nothing is watched), due timers, the callbacks that were ready, the end-of-turn work
 (gathered writes). ``uv_run`` is called with the GIL held; it is released only around a poll that blocks.
 """
 
-import _thread
-import asyncio
 import errno
-import inspect
 import os
 import sys
-from asyncio import base_events, events, format_helpers
+from asyncio import base_events
 
 cimport cython
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport ceil
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from loopfast.buildinfo cimport COUNTERS
+from loopfast.callbacks cimport (
+    CallbackQueues, Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, grow_ring, is_native, is_plain,
+    recycle,
+)
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
-from loopfast.includes.counters cimport LF_HANDLE, LF_UV_HANDLE, lf_freed, lf_made
+from loopfast.includes.counters cimport LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport (
     LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_wait_readable,
 )
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_REFCNT, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact,
-    PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyEval_SaveThread, PyFloat_AsDouble, PyObject_Call,
-    PyThread_get_thread_ident, PyTupleObject, PyTypeObject, call_vector, propagate,
+    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyContext_Enter,
+    PyContext_Exit, PyErr_CheckSignals, PyEval_SaveThread, PyObject_Call, PyThread_get_thread_ident, PyTypeObject,
+    call_vector, propagate,
 )
 
 cdef enum:
@@ -46,286 +48,8 @@ cdef double FINE_WAIT_LIMIT = 0.001
 cdef double LONGEST_SLEEP = 24 * 3600.0
 
 cdef object NO_ARGUMENT = object()
-cdef object AsyncioHandle = asyncio.Handle
-cdef object AsyncioTimerHandle = asyncio.TimerHandle
-cdef object AsyncioThreadSafeHandle = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
-THREAD_SAFE_HANDLES = AsyncioThreadSafeHandle is not AsyncioHandle
-
 
 lf_keep_heap()
-
-
-# -------------------------------------------------------------------------------------------------------------- handles
-
-@cython.no_gc
-@cython.freelist(1024)
-cdef class Handle:
-    """A scheduled callback, as `loop.call_soon` returns it: an ``asyncio.Handle`` to ``isinstance``.
-
-    Source: https://docs.python.org/3/library/asyncio-eventloop.html#callback-handles
-    """
-
-    def __cinit__(self):
-        lf_made(COUNTERS, LF_HANDLE)
-
-    def __dealloc__(self):
-        if self.callback != NULL:
-            self.release()
-        if self.source_traceback != NULL or self.last_repr != NULL:
-            Py_XDECREF(self.source_traceback)
-            Py_XDECREF(self.last_repr)
-        lf_freed(COUNTERS, LF_HANDLE)
-
-    cdef void release(self) noexcept:
-        drop_call(<PyObject*> self)
-
-    cdef void unschedule(self) noexcept:
-        pass
-
-    cdef int do_cancel(self) except -1:
-        if self.is_cancelled:
-            return 0
-        self.is_cancelled = True
-        if self.loop != NULL and (<LoopCore> self.loop)._debug:
-            # Kept for log lines that name a handle whose callback is gone by then.
-            try:
-                text = repr(self)
-            except BaseException:
-                # Cancelled it is all the same.
-                if not self.is_running:
-                    self.release()
-                raise
-            Py_INCREF(<PyObject*> text)
-            self.last_repr = <PyObject*> text
-        if not self.is_running:
-            self.release()
-        return 0
-
-    def cancel(self):
-        """Cancel the callback. Does nothing if it has run or was cancelled before."""
-        self.do_cancel()
-
-    def cancelled(self) -> bool:
-        """Return True if the callback was cancelled."""
-        return bool(self.is_cancelled)
-
-    def get_context(self):
-        """Return the ``contextvars.Context`` of the callback, or None once it has run or was cancelled."""
-        return None if self.context == NULL else <object> self.context
-
-    def _run(self):
-        if self.is_cancelled or self.callback == NULL:
-            return
-        if self.loop == NULL:
-            raise RuntimeError(f"{self!r} is not scheduled on a loop")
-        if self.is_running:
-            # The running call uses the arguments in this handle, which the end of a second one would drop.
-            raise RuntimeError(f"{self!r} is running")
-        cdef LoopCore loop = <LoopCore> self.loop
-        self.unschedule()
-        loop.run_handle(self)
-
-    def _repr_info(self):
-        return AsyncioHandle._repr_info(self)
-
-    def __repr__(self):
-        return AsyncioHandle.__repr__(self)
-
-    @property
-    def __class__(self):
-        return AsyncioHandle
-
-    # asyncio's private names, which its own formatting and call-graph code reads.
-    @property
-    def _callback(self):
-        return None if self.callback == NULL else <object> self.callback
-
-    @property
-    def _args(self):
-        cdef Py_ssize_t i
-        if self.callback == NULL:
-            return None
-        if self.nargs > 3:
-            return <object> self.args[1]
-        return tuple([<object> self.args[1 + i] for i in range(self.nargs)])
-
-    @property
-    def _context(self):
-        return self.get_context()
-
-    @property
-    def _cancelled(self):
-        return bool(self.is_cancelled)
-
-    @property
-    def _loop(self):
-        return None if self.loop == NULL else <object> self.loop
-
-    @property
-    def _repr(self):
-        return None if self.last_repr == NULL else <object> self.last_repr
-
-    @property
-    def _source_traceback(self):
-        return None if self.source_traceback == NULL else <object> self.source_traceback
-
-
-@cython.no_gc
-cdef class TimerHandle(Handle):
-    """A callback with a deadline, as `loop.call_later` and `loop.call_at` return it.
-
-    Ordering, equality and hash are those of ``asyncio.TimerHandle``.
-    """
-
-    def __cinit__(self):
-        self.heap_index = -1
-
-    cdef void unschedule(self) noexcept:
-        """Leave the heap, if this is in one: a handle that has run knows its loop no more."""
-        if self.heap_index >= 0:
-            (<LoopCore> self.loop).heap_remove(self)
-            # The heap's reference; the caller has one of its own.
-            Py_DECREF(<PyObject*> self)
-
-    cdef int do_cancel(self) except -1:
-        # First of all: what the release below drops may run code that cancels this handle again. The method's caller
-        # has a reference of its own.
-        self.unschedule()
-        return Handle.do_cancel(self)
-
-    def when(self) -> float:
-        """Return the deadline in seconds of `loop.time()`."""
-        return self.deadline
-
-    @property
-    def _when(self):
-        return self.deadline
-
-    @property
-    def _scheduled(self):
-        return self.heap_index >= 0
-
-    def _repr_info(self):
-        return AsyncioTimerHandle._repr_info(self)
-
-    @property
-    def __class__(self):
-        return AsyncioTimerHandle
-
-    def __hash__(self):
-        return hash(self.deadline)
-
-    def __lt__(self, other):
-        return AsyncioTimerHandle.__lt__(self, other)
-
-    def __le__(self, other):
-        return AsyncioTimerHandle.__le__(self, other)
-
-    def __gt__(self, other):
-        return AsyncioTimerHandle.__gt__(self, other)
-
-    def __ge__(self, other):
-        return AsyncioTimerHandle.__ge__(self, other)
-
-    def __eq__(self, other):
-        return AsyncioTimerHandle.__eq__(self, other)
-
-
-@cython.no_gc
-cdef class ThreadSafeHandle(Handle):
-    """A callback scheduled by `loop.call_soon_threadsafe`, which may be cancelled from any thread (Python 3.14 and
-    later)."""
-
-    cdef int settle(self) except -1:
-        """Wait until the callback does not run, unless this is the thread that runs it."""
-        if not self.is_running or self.runner == PyThread_get_thread_ident():
-            return 0
-        lock = _thread.allocate_lock()
-        lock.acquire()
-        if self.waiters is None:
-            self.waiters = []
-        self.waiters.append(lock)
-        lock.acquire()
-        return 0
-
-    cdef int run_ended(self) except -1:
-        if self.waiters is not None:
-            waiters, self.waiters = self.waiters, None
-            for lock in waiters:
-                lock.release()
-        return 0
-
-    def cancel(self):
-        """Cancel the callback. If it runs just now in another thread, wait for its end."""
-        self.settle()
-        self.do_cancel()
-
-    def cancelled(self) -> bool:
-        """Return True if the callback was cancelled."""
-        self.settle()
-        return bool(self.is_cancelled)
-
-    @property
-    def __class__(self):
-        return AsyncioThreadSafeHandle
-
-
-cdef PyObject* make_threadsafe_handle(LoopCore loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                                      PyObject* context) except NULL:
-    """Return a new reference to a handle of this call that any thread may cancel."""
-    if not THREAD_SAFE_HANDLES:
-        return make_handle(loop, callback, args, nargs, context)
-    handle = ThreadSafeHandle.__new__(ThreadSafeHandle)
-    fill_handle(<PyObject*> handle, loop, callback, args, nargs, context)
-    Py_INCREF(<PyObject*> handle)
-    return <PyObject*> handle
-
-
-cdef inline void drop_call(PyObject* item) noexcept:
-    """Drop callback, arguments and context of the handle *item*. They may run code as they go, so the fields are
-    emptied first."""
-    cdef PyObject* callback = (<Handle> item).callback
-    cdef PyObject* context = (<Handle> item).context
-    cdef PyObject* args[3]
-    cdef Py_ssize_t nargs = (<Handle> item).nargs
-    cdef Py_ssize_t i
-    (<Handle> item).loop = NULL
-    if callback == NULL:
-        return
-    (<Handle> item).callback = (<Handle> item).context = NULL
-    (<Handle> item).nargs = 0
-    if nargs:
-        if nargs > 3:
-            nargs = 1
-        for i in range(nargs):
-            args[i] = (<Handle> item).args[1 + i]
-            (<Handle> item).args[1 + i] = NULL
-        for i in range(nargs):
-            Py_DECREF(args[i])
-    Py_DECREF(context)
-    Py_DECREF(callback)
-
-
-cdef inline void recycle(LoopCore loop, PyObject* item) noexcept:
-    """Give up a reference to a handle that has run; keep it for reuse if nobody else can see it."""
-    if (Py_REFCNT(item) == 1 and Py_TYPE(item) == <PyTypeObject*> Handle and loop.spare_count < SPARE_HANDLES
-            and weak_references(item) == NULL and (<Handle> item).source_traceback == NULL
-            and (<Handle> item).last_repr == NULL):
-        loop.spare[loop.spare_count] = item
-        loop.spare_count += 1
-        return
-    Py_DECREF(item)
-
-
-cdef inline PyObject* weak_references(PyObject* item) noexcept:
-    return (<PyObject**> (<char*> item + Py_TYPE(item).tp_weaklistoffset))[0]
-
-
-cdef int remember_source(Handle handle) except -1:
-    stack = format_helpers.extract_stack(sys._getframe())
-    Py_INCREF(<PyObject*> stack)
-    handle.source_traceback = <PyObject*> stack
-    return 0
 
 
 # --------------------------------------------------------------------------------------------------------- loop objects
@@ -465,7 +189,7 @@ cdef extern from *:
 
 # ----------------------------------------------------------------------------------------------------------------- loop
 
-cdef class LoopCore:
+cdef class LoopCore(CallbackQueues):
     """The engine below `loopfast.Loop`. Not for direct use."""
 
     def __cinit__(self, *args, **kwargs):
@@ -505,9 +229,7 @@ cdef class LoopCore:
     def __dealloc__(self):
         self.drop_handles()
         self.close_state()
-        free(self.ring)
         free(self.events)
-        free(self.heap)
         free(self.turn_end)
         free(self.claims)
         free(self.late)
@@ -660,18 +382,7 @@ cdef class LoopCore:
             self.late_count -= 1
             uv.uv_close(self.late[self.late_count], self.late_callback)
 
-    # ------------------------------------------------------------------------------------------------- ready ring
-
-    cdef int push(self, PyObject* handle) except -1:
-        """Append *handle* (a new reference is taken) to the ready ring."""
-        cdef Py_ssize_t capacity = self.ring_capacity
-        if self.ready_count == capacity:
-            grow_ring(self)
-            capacity = self.ring_capacity
-        Py_INCREF(handle)
-        self.ring[(self.ring_head + self.ready_count) & (capacity - 1)] = handle
-        self.ready_count += 1
-        return 0
+    # ------------------------------------------------------------------------------------------------- queues
 
     cdef int push_event(self, PyObject* handle) except -1:
         """Append *handle* (a new reference is taken) to what runs right after the poll."""
@@ -689,20 +400,6 @@ cdef class LoopCore:
         self.event_count += 1
         return 0
 
-    cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context):
-        cdef PyObject* item = make_handle(self, callback, args, nargs, context)
-        handle = <Handle> item
-        Py_DECREF(item)
-        return handle
-
-    cdef Handle schedule(self, object callback, object arg, PyObject* context):
-        """``call_soon(callback, arg)`` for the modules above, in *context*, or a copy of the current one if that is
-        NULL."""
-        cdef PyObject* argument = <PyObject*> arg
-        cdef Handle handle = self.new_handle(<PyObject*> callback, &argument, 1, context)
-        self.push(<PyObject*> handle)
-        return handle
-
     def _add_callback(self, handle):
         if not handle._cancelled:
             if isinstance(handle, TimerHandle):
@@ -717,102 +414,11 @@ cdef class LoopCore:
         """Wake the loop from a blocking poll. May be called from any thread."""
         wake(self)
 
-    # ------------------------------------------------------------------------------------------------- scheduling
-    # The generic forms. Over these four, module initialisation below puts entries that take the same arguments without
-    # building a tuple or a dict, and that come back here for anything unusual.
-
-    def call_soon(self, callback, *args, context=None):
-        return self.new_call(callback, args, context, "call_soon", True)
-
-    def call_soon_threadsafe(self, callback, *args, context=None):
-        handle = self.new_call(callback, args, context, "call_soon_threadsafe", False)
-        wake(self)
-        return handle
-
-    def call_later(self, delay, callback, *args, context=None):
-        if delay is None:
-            raise TypeError("delay must not be None")
-        cdef object deadline = self.time() + delay
-        return self.new_timer(PyFloat_AsDouble(<PyObject*> deadline), callback, args, context, "call_at")
-
-    def call_at(self, when, callback, *args, context=None):
-        if when is None:
-            raise TypeError("when cannot be None")
-        return self.new_timer(PyFloat_AsDouble(<PyObject*> when), callback, args, context, "call_at")
-
-    cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread):
-        cdef PyObject* item
-        cdef PyObject* own = NULL if context is None else <PyObject*> context
-        self.check_open()
-        if self._debug:
-            self.check_call(callback, method, check_thread)
-        if check_thread:
-            item = make_handle(self, <PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args), own)
-        else:
-            item = make_threadsafe_handle(self, <PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args), own)
-        handle = <object> item
-        Py_DECREF(item)
-        self.push(item)
-        return handle
-
-    cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method):
-        cdef TimerHandle timer
-        self.check_open()
-        if self._debug:
-            self.check_call(callback, method, True)
-        timer = TimerHandle.__new__(TimerHandle)
-        fill_handle(<PyObject*> timer, self, <PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
-                    NULL if context is None else <PyObject*> context)
-        set_deadline(timer, deadline)
-        self.heap_push(timer)
-        return timer
-
-    cdef int check_call(self, object callback, str method, bint check_thread) except -1:
-        """Debug mode's checks: the calling thread, and that *callback* is a plain callable."""
-        if check_thread:
-            self._check_thread()
-        self._check_callback(callback, method)
-        return 0
-
     def time(self) -> float:
         """Return the loop's clock, that of ``time.monotonic()``, in seconds."""
         return lf_monotonic()
 
     # ------------------------------------------------------------------------------------------------- timers
-
-    cdef int heap_push(self, TimerHandle timer) except -1:
-        timer.sequence = self.timer_sequence
-        self.timer_sequence += 1
-        return self.heap_place(timer)
-
-    cdef int heap_place(self, TimerHandle timer) except -1:
-        cdef Py_ssize_t capacity
-        cdef PyObject** heap
-        if self.timer_count == self.heap_capacity:
-            capacity = self.heap_capacity * 2 if self.heap_capacity else 64
-            heap = <PyObject**> realloc(self.heap, capacity * sizeof(PyObject*))
-            if heap == NULL:
-                raise MemoryError(f"no memory for {capacity} timers")
-            self.heap = heap
-            self.heap_capacity = capacity
-        Py_INCREF(<PyObject*> timer)
-        self.timer_count += 1
-        sift_up(self.heap, self.timer_count - 1, <PyObject*> timer)
-        return 0
-
-    cdef void heap_remove(self, TimerHandle timer) noexcept:
-        """Take *timer* out of the heap; the heap's reference passes to the caller."""
-        cdef Py_ssize_t index = timer.heap_index
-        cdef PyObject* last
-        timer.heap_index = -1
-        self.timer_count -= 1
-        if index == self.timer_count:
-            return
-        last = self.heap[self.timer_count]
-        if index > 0 and before(last, self.heap[(index - 1) >> 2]):
-            sift_up(self.heap, index, last)
-        else:
-            sift_down(self.heap, self.timer_count, index, last)
 
     cdef int collect_due_timers(self, uint64_t before_turn) except -1:
         """Move the timers that are due to the events of this turn, in the order of their deadlines.
@@ -1363,19 +969,6 @@ class UnraisableArguments:
         self.object = None
 
 
-cdef bint FORMAT_TAKES_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
-
-
-cdef object describe_callback(Handle handle, bint debug):
-    """Return the callback as asyncio's log lines show it, even where its repr raises."""
-    try:
-        if FORMAT_TAKES_DEBUG:
-            return format_helpers._format_callback_source(handle._callback, handle._args, debug=debug)
-        return format_helpers._format_callback_source(handle._callback, handle._args)
-    except Exception as exc:
-        return f"<{type(handle._callback).__name__} whose repr() raised {type(exc).__name__}>"
-
-
 cdef inline bint watches(LoopState* state) noexcept nogil:
     """True if libuv has anything to look after but our own wake-up."""
     return state.loop.active_handles > 1 or state.loop.active_reqs.count > 0
@@ -1397,63 +990,3 @@ cdef int wake(LoopCore loop) except -1:
         state.woken = True
         check(uv.uv_async_send(&state.wake))
     return 0
-
-
-cdef int grow_ring(LoopCore loop) except -1:
-    cdef Py_ssize_t old = loop.ring_capacity
-    cdef Py_ssize_t capacity = old * 2 if old else 256
-    cdef Py_ssize_t tail = old - loop.ring_head
-    cdef PyObject** ring = <PyObject**> malloc(capacity * sizeof(PyObject*))
-    if ring == NULL:
-        raise MemoryError(f"no memory for {capacity} callbacks")
-    if old:
-        memcpy(ring, loop.ring + loop.ring_head, tail * sizeof(PyObject*))
-        memcpy(ring + tail, loop.ring, loop.ring_head * sizeof(PyObject*))
-        free(loop.ring)
-    loop.ring = ring
-    loop.ring_capacity = capacity
-    loop.ring_head = 0
-    return 0
-
-
-cdef inline bint before(PyObject* left, PyObject* right) noexcept:
-    if (<TimerHandle> left).key != (<TimerHandle> right).key:
-        return (<TimerHandle> left).key < (<TimerHandle> right).key
-    return (<TimerHandle> left).sequence < (<TimerHandle> right).sequence
-
-
-cdef void sift_up(PyObject** heap, Py_ssize_t index, PyObject* timer) noexcept:
-    """Place *timer* at or above *index*, where a hole is."""
-    cdef Py_ssize_t parent
-    while index > 0:
-        parent = (index - 1) >> 2
-        if not before(timer, heap[parent]):
-            break
-        heap[index] = heap[parent]
-        (<TimerHandle> heap[index]).heap_index = index
-        index = parent
-    heap[index] = timer
-    (<TimerHandle> timer).heap_index = index
-
-
-cdef void sift_down(PyObject** heap, Py_ssize_t count, Py_ssize_t index, PyObject* timer) noexcept:
-    """Place *timer* at or below *index*, where a hole is."""
-    cdef Py_ssize_t child, best, end
-    while True:
-        child = index * 4 + 1
-        if child >= count:
-            break
-        best = child
-        end = min(child + 4, count)
-        child += 1
-        while child < end:
-            if before(heap[child], heap[best]):
-                best = child
-            child += 1
-        if not before(heap[best], timer):
-            break
-        heap[index] = heap[best]
-        (<TimerHandle> heap[index]).heap_index = index
-        index = best
-    heap[index] = timer
-    (<TimerHandle> timer).heap_index = index

@@ -9,10 +9,10 @@ import sys
 
 from cpython.object cimport PyObject
 
-from loopfast.core cimport (
-    THREAD_SAFE_HANDLES, LoopCore, TimerHandle, fill_handle, grow_ring, make_handle, make_threadsafe_handle,
-    set_deadline, wake,
+from loopfast.callbacks cimport (
+    THREAD_SAFE_HANDLES, TimerHandle, fill_handle, grow_ring, make_handle, make_threadsafe_handle, set_deadline,
 )
+from loopfast.core cimport LoopCore, wake
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString,

@@ -20,6 +20,7 @@ PACKAGE = "loopfast"
 LAYERS = (
     ("includes",),
     ("errors", "buildinfo"),
+    ("callbacks",),
     ("core",),
     ("scheduling", "collector"),
     ("handles.base",),

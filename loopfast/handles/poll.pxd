@@ -2,7 +2,8 @@
 
 from cpython.object cimport PyObject
 
-from loopfast.core cimport Handle, LoopCore
+from loopfast.callbacks cimport Handle
+from loopfast.core cimport LoopCore
 from loopfast.handles.base cimport UVHandle
 
 

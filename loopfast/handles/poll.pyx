@@ -8,7 +8,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from loopfast.collector cimport visit_handle
-from loopfast.core cimport Handle, LoopCore, LoopState, hold_gil
+from loopfast.callbacks cimport Handle
+from loopfast.core cimport LoopCore, LoopState, hold_gil
 from loopfast.errors cimport check
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes cimport uv

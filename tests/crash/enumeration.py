@@ -151,7 +151,11 @@ class World:
         self.handles: list[Any] = []
         self.protocols: list[Any] = []
         self.pair = socket.socketpair()
-        self.loop.run_until_complete(self.open())
+        opening = self.loop.create_task(self.open())
+        # Not run_until_complete(): on a busy machine watch() finds that this takes long, and stops the loop.
+        while not opening.done():
+            self.loop.run_forever()
+        opening.result()
 
     async def open(self) -> None:
         loop = self.loop

@@ -15,14 +15,14 @@ pytestmark = [
 CLASSES = {
     "asyncio.base_events.Server",
     "loopfast._loop.Loop",
-    "loopfast.core.Handle",
-    "loopfast.core.TimerHandle",
+    "loopfast.callbacks.Handle",
+    "loopfast.callbacks.TimerHandle",
     "loopfast.handles.poll.DescriptorSet",
     "loopfast.server.Listener",
     "loopfast.transports.tcp.TCPTransport",
 }
 if sys.version_info >= (3, 14):
-    CLASSES.add("loopfast.core.ThreadSafeHandle")
+    CLASSES.add("loopfast.callbacks.ThreadSafeHandle")
 
 
 @pytest.mark.parametrize("mode", MODES)

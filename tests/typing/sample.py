@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import loopfast
 import loopfast.uv
 from loopfast import Loop, install, libuv_version, new_event_loop, run, uninstall
-from loopfast.core import Handle, TimerHandle
+from loopfast.callbacks import Handle, TimerHandle
 from loopfast.errors import uv_exception
 from loopfast.transports.tcp import TCPTransport
 

@@ -1,0 +1,225 @@
+# Scheduled callbacks: what a handle holds, and the queues where handles wait. Knows nothing of libuv, nor of turns.
+
+from cpython.object cimport PyObject
+from libc.math cimport isnan
+from libc.stdint cimport uint64_t
+
+from loopfast.includes.python cimport (
+    Py_DECREF, Py_INCREF, Py_REFCNT, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyTuple_New, PyTuple_SET_ITEM,
+    PyTypeObject,
+)
+
+cdef enum:
+    SPARE_HANDLES = 256
+
+
+cdef class Handle:
+    # A scheduled callback. Not tracked by the cyclic collector: instead it drops callback, arguments and context as
+    # soon as it has run or was cancelled, or its loop closed; until then the loop's own traverse vouches for them.
+    cdef:
+        # The call. All NULL once released.
+        PyObject* callback
+        PyObject* context
+        # args[0] is the spare slot that PY_VECTORCALL_ARGUMENTS_OFFSET asks for; with more than three arguments args[1]
+        # is a tuple.
+        PyObject* args[4]
+        Py_ssize_t nargs
+        # Borrowed, a CallbackQueues. Set exactly while the loop's ring, heap or descriptor set holds this handle, so it
+        # cannot dangle.
+        PyObject* loop
+        # Debug mode only: where it was made; how it looked when it was cancelled.
+        PyObject* source_traceback
+        PyObject* last_repr
+        bint is_cancelled
+        bint is_running
+        bint is_queued
+        # Runs more than once (a reader's or a writer's callback): not released after the run.
+        bint is_persistent
+        object __weakref__
+
+    cdef void release(self) noexcept
+    cdef void unschedule(self) noexcept
+    cdef int do_cancel(self) except -1
+
+
+cdef class TimerHandle(Handle):
+    cdef:
+        # The deadline as the caller gave it, in seconds of loop.time(), and as the heap orders it (NaN is due at once).
+        double deadline
+        double key
+        # Equal deadlines run in the order of creation.
+        uint64_t sequence
+        # Position in the loop's heap, -1 outside it.
+        Py_ssize_t heap_index
+
+
+cdef class ThreadSafeHandle(Handle):
+    # From Python 3.14 on, what call_soon_threadsafe() returns: cancel() of another thread waits while the callback
+    # runs.
+    cdef:
+        unsigned long runner
+        # Locks of the threads that wait, or None.
+        list waiters
+
+    cdef int settle(self) except -1
+    cdef int run_ended(self) except -1
+
+
+cdef class CallbackQueues:
+    cdef:
+        # Ready ring: owned references, capacity a power of two.
+        PyObject** ring
+        Py_ssize_t ring_capacity
+        Py_ssize_t ring_head
+        Py_ssize_t ready_count
+
+        # Handles that have run and that nobody else refers to, for reuse (owned, empty).
+        PyObject* spare[SPARE_HANDLES]
+        int spare_count
+
+        # Timers: a 4-ary heap of owned TimerHandles, ordered by (key, sequence).
+        PyObject** heap
+        Py_ssize_t heap_capacity
+        Py_ssize_t timer_count
+        uint64_t timer_sequence
+
+    # asyncio's private name.
+    cdef public bint _debug
+
+    # --- for the modules above
+    cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
+    cdef Handle schedule(self, object callback, object arg, PyObject* context)
+    cdef int push(self, PyObject* handle) except -1
+    cdef int heap_push(self, TimerHandle timer) except -1
+    cdef int heap_place(self, TimerHandle timer) except -1
+    cdef void heap_remove(self, TimerHandle timer) noexcept
+
+    # --- upcalls
+    # Raises where nothing can be scheduled any more.
+    cdef int check_open(self) except -1
+    # Run a handle in its context, report what it raises, release it.
+    cdef int run_handle(self, Handle handle) except -1
+
+    # --- the generic scheduling calls
+    cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread)
+    cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method)
+    cdef int check_call(self, object callback, str method, bint check_thread) except -1
+
+
+# For the modules that make handles and visit them.
+cdef int grow_ring(CallbackQueues loop) except -1
+cdef int remember_source(Handle handle) except -1
+cdef object describe_callback(Handle handle, bint debug)
+cdef PyObject* make_threadsafe_handle(CallbackQueues loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                                      PyObject* context) except NULL
+# asyncio has thread-safe handles (Python 3.14).
+cdef bint THREAD_SAFE_HANDLES
+
+
+cdef inline bint is_plain(PyObject* item) noexcept:
+    return Py_TYPE(item) == <PyTypeObject*> Handle or Py_TYPE(item) == <PyTypeObject*> TimerHandle
+
+
+cdef inline bint is_native(PyObject* item) noexcept:
+    # Not a handle that asyncio's own Python code made.
+    return is_plain(item) or Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle
+
+
+# How a call is stored in a handle: inline here, because every scheduling call of every module does it.
+
+cdef inline int fill_handle(PyObject* item, CallbackQueues loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                            PyObject* context) except -1:
+    # Store the call in the fresh handle `item`; without a `context` the current one is copied now, never later.
+    cdef Py_ssize_t i
+    cdef PyObject* packed = NULL
+    if nargs > 3:
+        packed = PyTuple_New(nargs)
+        if packed == NULL:
+            return -1
+        for i in range(nargs):
+            Py_INCREF(args[i])
+            PyTuple_SET_ITEM(packed, i, args[i])
+    if context == NULL:
+        context = PyContext_CopyCurrent()
+        if context == NULL:
+            Py_XDECREF(packed)
+            return -1
+    else:
+        Py_INCREF(context)
+    (<Handle> item).context = context
+    Py_INCREF(callback)
+    (<Handle> item).callback = callback
+    (<Handle> item).nargs = nargs
+    if packed != NULL:
+        (<Handle> item).args[1] = packed
+    else:
+        for i in range(nargs):
+            Py_INCREF(args[i])
+            (<Handle> item).args[1 + i] = args[i]
+    (<Handle> item).loop = <PyObject*> loop
+    if loop._debug:
+        remember_source(<Handle> item)
+    return 0
+
+
+cdef inline PyObject* make_handle(CallbackQueues loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                                  PyObject* context) except NULL:
+    # Return a new reference to a handle of this call: one that has served before, if there is one.
+    cdef PyObject* item
+    if loop.spare_count:
+        loop.spare_count -= 1
+        item = loop.spare[loop.spare_count]
+        (<Handle> item).is_cancelled = False
+        if fill_handle(item, loop, callback, args, nargs, context) < 0:
+            Py_DECREF(item)
+            return NULL
+        return item
+    handle = Handle.__new__(Handle)
+    fill_handle(<PyObject*> handle, loop, callback, args, nargs, context)
+    Py_INCREF(<PyObject*> handle)
+    return <PyObject*> handle
+
+
+cdef inline void set_deadline(TimerHandle timer, double deadline) noexcept:
+    timer.deadline = deadline
+    timer.key = float("-inf") if isnan(deadline) else deadline
+
+
+cdef inline void drop_call(PyObject* item) noexcept:
+    """Drop callback, arguments and context of the handle *item*. They may run code as they go, so the fields are
+    emptied first."""
+    cdef PyObject* callback = (<Handle> item).callback
+    cdef PyObject* context = (<Handle> item).context
+    cdef PyObject* args[3]
+    cdef Py_ssize_t nargs = (<Handle> item).nargs
+    cdef Py_ssize_t i
+    (<Handle> item).loop = NULL
+    if callback == NULL:
+        return
+    (<Handle> item).callback = (<Handle> item).context = NULL
+    (<Handle> item).nargs = 0
+    if nargs:
+        if nargs > 3:
+            nargs = 1
+        for i in range(nargs):
+            args[i] = (<Handle> item).args[1 + i]
+            (<Handle> item).args[1 + i] = NULL
+        for i in range(nargs):
+            Py_DECREF(args[i])
+    Py_DECREF(context)
+    Py_DECREF(callback)
+
+
+cdef inline void recycle(CallbackQueues loop, PyObject* item) noexcept:
+    """Give up a reference to a handle that has run; keep it for reuse if nobody else can see it."""
+    if (Py_REFCNT(item) == 1 and Py_TYPE(item) == <PyTypeObject*> Handle and loop.spare_count < SPARE_HANDLES
+            and weak_references(item) == NULL and (<Handle> item).source_traceback == NULL
+            and (<Handle> item).last_repr == NULL):
+        loop.spare[loop.spare_count] = item
+        loop.spare_count += 1
+        return
+    Py_DECREF(item)
+
+
+cdef inline PyObject* weak_references(PyObject* item) noexcept:
+    return (<PyObject**> (<char*> item + Py_TYPE(item).tp_weaklistoffset))[0]
