@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import selectors
 import signal
@@ -15,6 +16,7 @@ import socket
 import sys
 import threading
 from asyncio import constants, events, sslproto
+from asyncio.log import logger
 from collections.abc import Callable
 from typing import Any, TypeVarTuple, cast
 
@@ -22,6 +24,9 @@ from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
 from loopfast.transports.pipe import ReadPipeTransport, WritePipeTransport
+
+if sys.platform != "win32":
+    from asyncio import unix_events
 
 __all__ = ["Loop"]
 
@@ -66,6 +71,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(cast(selectors.BaseSelector, _WatchedDescriptors(self)))
+        # One for each child that this loop waits for itself; owned.
+        self._pidfds: set[int] = set()
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -110,6 +117,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         else:
             super().close()
         self._close_core()
+        while self._pidfds:
+            os.close(self._pidfds.pop())
 
     # ------------------------------------------------------------------------------------------------- signals
     # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves
@@ -260,6 +269,68 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             self, pipe: Any, protocol: asyncio.BaseProtocol, waiter: Any = None, extra: dict[str, Any] | None = None
         ) -> asyncio.WriteTransport:
             return WritePipeTransport(self, pipe, protocol, waiter, extra)
+
+    if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
+        # From 3.12 on asyncio waits for children through a pidfd where there are any, before in a thread for each. This
+        # is for the loops of 3.11, unless the user has chosen another watcher.
+
+        async def _make_subprocess_transport(
+            self,
+            protocol: asyncio.SubprocessProtocol,
+            args: Any,
+            shell: bool,
+            stdin: Any,
+            stdout: Any,
+            stderr: Any,
+            bufsize: int,
+            extra: dict[str, Any] | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            watcher = asyncio.get_child_watcher()
+            if type(watcher) is not asyncio.ThreadedChildWatcher:
+                inherited: Any = super()
+                return await inherited._make_subprocess_transport(
+                    protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
+                )
+            waiter = self.create_future()
+            transport = cast(Any, unix_events)._UnixSubprocessTransport(
+                self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
+            )
+            # The end is told in an empty context, as that of a thread is.
+            contextvars.Context().run(self._watch_child, watcher, transport)
+            try:
+                await waiter
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException:
+                transport.close()
+                await transport._wait()
+                raise
+            return transport
+
+        def _watch_child(self, watcher: asyncio.AbstractChildWatcher, transport: Any) -> None:
+            pid = transport.get_pid()
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                # An old kernel, or no descriptor left.
+                watcher.add_child_handler(pid, cast(Any, self)._child_watcher_callback, transport)
+                return
+            self._pidfds.add(pidfd)
+            self.add_reader(pidfd, self._on_child_ended, pidfd, pid, transport)
+
+        def _on_child_ended(self, pidfd: int, pid: int, transport: Any) -> None:
+            self.remove_reader(pidfd)
+            self._pidfds.remove(pidfd)
+            os.close(pidfd)
+            try:
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            except ChildProcessError:
+                # Somebody else was faster.
+                status = 255
+                logger.warning("child process pid %d exit status already read: will report returncode 255", pid)
+            # Not at once: what the child has written comes first.
+            self.call_soon(self.call_soon, transport._process_exited, status)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         """Send *file* with the system call, on a duplicate of the descriptor that libuv watches for the transport."""

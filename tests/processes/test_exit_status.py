@@ -14,8 +14,12 @@ import pytest
 from support import new_event_loop, open_descriptors, program, run_program, settle, until
 
 PIPE = asyncio.subprocess.PIPE
-# Up to 3.11 asyncio waits for a child in a thread; it may be the first to reap it.
-WAITS_IN_A_THREAD = sys.version_info < (3, 12)
+
+
+def waits_in_a_thread(loop_kind):
+    """Up to 3.11 asyncio waits for a child in a thread, which may be the first to reap it."""
+    return sys.version_info < (3, 12) and loop_kind == "asyncio"
+
 
 create = asyncio.create_subprocess_exec
 
@@ -113,6 +117,14 @@ async def test_wrong_signals(loop):
     assert process.returncode == 0
 
 
+@pytest.mark.loopfast_only("asyncio 3.11 waits in a thread for each child", when=sys.version_info < (3, 12))
+async def test_no_thread_waits(loop):
+    before = threading.active_count()
+    process = await create("/bin/cat", stdin=PIPE)
+    assert threading.active_count() == before
+    await process.communicate(b"")
+
+
 async def test_many_wait(loop):
     process = await create("/bin/cat", stdin=PIPE)
     tasks = [loop.create_task(process.wait()) for _ in range(10)]
@@ -184,13 +196,13 @@ async def test_descriptors(loop):
 # ---------------------------------------------------------------------------------------------- reaped by somebody else
 
 
-async def test_a_child_that_somebody_else_reaped(loop, caplog):
+async def test_a_child_that_somebody_else_reaped(loop, loop_kind, caplog):
     async with ended_unnoticed(3) as process:
         try:
             os.waitpid(process.pid, 0)
         except ChildProcessError:
             # A thread was faster.
-            assert WAITS_IN_A_THREAD
+            assert waits_in_a_thread(loop_kind)
             assert await process.wait() == 3
             return
         assert await process.wait() == 255
@@ -288,7 +300,7 @@ def test_several_loops_in_turn(loop_factory):
 
 def printed(kind, code):
     """Return what a program printed; a thread that waits for children may log that the loop is closed."""
-    if not WAITS_IN_A_THREAD:
+    if not waits_in_a_thread(kind):
         return run_program(kind, code)
     with program(kind, code) as process:
         out, _ = process.communicate(timeout=25)
@@ -319,7 +331,7 @@ def test_closing_the_loop_with_a_child_running(loop_kind):
     assert out == "None\n-15\n"
 
 
-@pytest.mark.skipif(WAITS_IN_A_THREAD, reason="up to Python 3.11 a thread waits for the child, with its transport")
+@pytest.mark.loopfast_only("asyncio 3.11 waits in a thread, which holds the transport", when=sys.version_info < (3, 12))
 def test_a_child_that_nobody_waited_for(loop_kind):
     """It is killed when its transport is collected."""
     out = printed(
