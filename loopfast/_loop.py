@@ -69,10 +69,11 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     https://docs.python.org/3/library/asyncio-eventloop.html
     """
 
+    #: One for each child that this loop waits for itself; owned.
+    _pidfds: frozenset[int] = frozenset()
+
     def __init__(self) -> None:
         super().__init__(cast(selectors.BaseSelector, _WatchedDescriptors(self)))
-        # One for each child that this loop waits for itself; owned.
-        self._pidfds: set[int] = set()
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -117,8 +118,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         else:
             super().close()
         self._close_core()
-        while self._pidfds:
-            os.close(self._pidfds.pop())
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+        self._pidfds = frozenset()
 
     # ------------------------------------------------------------------------------------------------- signals
     # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves
@@ -316,12 +318,12 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
                 # An old kernel, or no descriptor left.
                 watcher.add_child_handler(pid, cast(Any, self)._child_watcher_callback, transport)
                 return
-            self._pidfds.add(pidfd)
+            self._pidfds |= {pidfd}
             self.add_reader(pidfd, self._on_child_ended, pidfd, pid, transport)
 
         def _on_child_ended(self, pidfd: int, pid: int, transport: Any) -> None:
             self.remove_reader(pidfd)
-            self._pidfds.remove(pidfd)
+            self._pidfds -= {pidfd}
             os.close(pidfd)
             try:
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -25,6 +25,7 @@ from loopfast.includes.python cimport (
 from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
 from loopfast.server cimport Listener
 from loopfast.sockops cimport RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
+from loopfast.transports.base import know_connections
 from loopfast.transports.stream cimport StreamTransport
 from loopfast.transports.tcp cimport SocketStream, accepted_transport, socket_transport
 from loopfast.transports.udp cimport datagram_transport
@@ -268,6 +269,7 @@ cdef class BaseLoop(LoopCore):
         """Accept connections on the listening *sock* and serve each with a protocol of *protocol_factory*."""
         cdef Listener listener = Listener.__new__(Listener)
         self.check_open()
+        know_connections(server)
         listener.start(self, sock, protocol_factory, server, backlog, context)
         self.listeners[listener.fd] = listener
 

@@ -47,12 +47,29 @@ cdef class FastProtocol:
     cdef int receive(self, const char* data, Py_ssize_t size) noexcept
 
 
+cdef class Connections:
+    # The open connections of a server, in the place of the weak set in which asyncio's Server keeps them.
+    cdef:
+        # Head of the list of native transports (borrowed: a transport that is deallocated leaves first).
+        PyObject* first
+        Py_ssize_t count
+        # The others: a WeakSet once there is one.
+        object others
+
+    cdef void link(self, NativeTransport transport) noexcept
+    cdef void unlink(self, NativeTransport transport) noexcept
+
+
 cdef class NativeTransport(UVHandle):
     cdef:
         # The user's protocol; None once connection_lost() has returned.
         object protocol
-        # asyncio's Server that accepted the connection, until it is lost.
+        # asyncio's Server that accepted the connection, until it is lost; the list that this transport is in meanwhile,
+        # if any, and its neighbours there (borrowed both ways).
         object server
+        Connections connections
+        PyObject* next_connection
+        PyObject* previous_connection
         # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv
         # closes.
         object sock

@@ -6,6 +6,7 @@ The behaviour is that of asyncio's own transports (https://docs.python.org/3/lib
 import asyncio
 import socket
 import warnings
+import weakref
 from asyncio import futures, trsock
 from asyncio.log import logger
 
@@ -40,9 +41,14 @@ cdef class NativeTransport(UVHandle):
         self.fd = -1
 
     def __dealloc__(self):
+        if self.connections is not None:
+            self.connections.unlink(self)
         Py_XDECREF(self.context)
 
     def __del__(self):
+        if self.connections is not None:
+            # Before all else: nobody may find there what is being deallocated.
+            self.connections.unlink(self)
         if self.handle == NULL and not self.left_open:
             return
         self.left_open = False
@@ -370,21 +376,97 @@ cdef object end_name(object ask):
         return None
 
 
-# Server._attach() takes the transport from 3.13 on.
+# -------------------------------------------------------------------------------------------------------------- servers
+
+# From 3.13 on a Server knows its connections.
 cdef bint SERVER_KNOWS_CLIENTS = hasattr(asyncio.Server, "close_clients")
+cdef object Server = asyncio.Server
 
 
-cdef int attach_to_server(object server, object transport) except -1:
-    if SERVER_KNOWS_CLIENTS:
-        server._attach(transport)
-    else:
+@cython.final
+cdef class Connections:
+    """The open connections of one server: its ``_clients``. Holds no reference to them."""
+
+    cdef void link(self, NativeTransport transport) noexcept:
+        transport.connections = self
+        transport.previous_connection = NULL
+        transport.next_connection = self.first
+        if self.first != NULL:
+            (<NativeTransport> self.first).previous_connection = <PyObject*> transport
+        self.first = <PyObject*> transport
+        self.count += 1
+
+    cdef void unlink(self, NativeTransport transport) noexcept:
+        if transport.previous_connection != NULL:
+            (<NativeTransport> transport.previous_connection).next_connection = transport.next_connection
+        else:
+            self.first = transport.next_connection
+        if transport.next_connection != NULL:
+            (<NativeTransport> transport.next_connection).previous_connection = transport.previous_connection
+        transport.next_connection = transport.previous_connection = NULL
+        self.count -= 1
+        transport.connections = None
+
+    def add(self, transport):
+        """Add *transport*, if it is not there yet."""
+        if not isinstance(transport, NativeTransport):
+            if self.others is None:
+                self.others = weakref.WeakSet()
+            self.others.add(transport)
+        elif (<NativeTransport> transport).connections is None:
+            self.link(transport)
+
+    def discard(self, transport):
+        """Remove *transport*, if it is there."""
+        if not isinstance(transport, NativeTransport):
+            if self.others is not None:
+                self.others.discard(transport)
+        elif (<NativeTransport> transport).connections is self:
+            self.unlink(transport)
+
+    def copy(self):
+        """Return a set of the transports."""
+        cdef PyObject* item = self.first
+        cdef set found = set(self.others or ())
+        while item != NULL:
+            found.add(<object> item)
+            item = (<NativeTransport> item).next_connection
+        return found
+
+    def __iter__(self):
+        return iter(self.copy())
+
+    def __len__(self):
+        return self.count + (len(self.others) if self.others is not None else 0)
+
+
+def know_connections(server):
+    """Have *server*, which has none yet, keep its connections in a `Connections`."""
+    if SERVER_KNOWS_CLIENTS and type(server) is Server and type(server._clients) is weakref.WeakSet:
+        if not server._clients:
+            server._clients = Connections()
+
+
+cdef int attach_to_server(object server, NativeTransport transport) except -1:
+    if not SERVER_KNOWS_CLIENTS:
         server._attach()
+        return 0
+    connections = server._clients if type(server) is Server else None
+    if type(connections) is Connections and server._sockets is not None:
+        (<Connections> connections).link(transport)
+    else:
+        server._attach(transport)
     return 0
 
 
-cdef int detach_from_server(object server, object transport) except -1:
-    if SERVER_KNOWS_CLIENTS:
+cdef int detach_from_server(object server, NativeTransport transport) except -1:
+    cdef Connections connections = transport.connections
+    if not SERVER_KNOWS_CLIENTS:
+        server._detach()
+    elif connections is None or type(server) is not Server:
         server._detach(transport)
     else:
-        server._detach()
+        connections.unlink(transport)
+        if connections.count == 0 and server._sockets is None and not len(connections):
+            server._wakeup()
     return 0

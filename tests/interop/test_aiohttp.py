@@ -148,7 +148,7 @@ async def test_websocket(loop, certificate, secure):
         serving([("GET", "/echo", echo)], context=certificate.server() if secure else None) as url,
         client(connector=tls(certificate) if secure else None) as session,
     ):
-        async with session.ws_connect(f"{url}/echo", heartbeat=0.05) as socket:
+        async with session.ws_connect(f"{url}/echo", heartbeat=0.5) as socket:
             await socket.send_str("text")
             assert await socket.receive_str() == "text"
             await socket.send_bytes(BODY)

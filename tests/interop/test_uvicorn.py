@@ -184,7 +184,8 @@ def test_reload(loop_kind, tmp_path):
     source = tmp_path / "versioned.py"
 
     def write(version):
-        source.write_text(textwrap.dedent(VERSIONED).format(version=version))
+        # Of another size each time: Python tells by size and whole seconds whether its compiled copy is out of date.
+        source.write_text(textwrap.dedent(VERSIONED).format(version=version) + "#" * version)
 
     write(0)
     options = ("--reload", "--reload-dir", tmp_path, "--lifespan", "off", "--port", "0")
