@@ -7,7 +7,6 @@ methods exactly those of its version; its private hooks are answered by native c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import os
 import selectors
@@ -51,15 +50,31 @@ class _WatchedDescriptors:
         """Nothing to do: the descriptors belong to the loop."""
 
 
-def _is_numeric(host: Any) -> bool:
-    """Return True if *host* is an address in numbers, for which the resolver asks nobody."""
-    if not isinstance(host, str):
-        return False
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError, ValueError):
-            socket.inet_pton(family, host)
-            return True
-    return False
+#: What the resolver answers for an IPv4 address in numbers when it is asked for one kind of socket.
+_KINDS: dict[int, tuple[socket.AddressFamily, socket.SocketKind, int, str]] = {
+    socket.SOCK_STREAM: (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""),
+    socket.SOCK_DGRAM: (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP, ""),
+}
+
+
+def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, flags: int) -> Any:
+    """Return what ``socket.getaddrinfo`` does if *host* is an address in numbers, for which the resolver asks nobody;
+    else None."""
+    if type(host) is not str or not (port is None or isinstance(port, int)):
+        return None
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        try:
+            socket.inet_pton(socket.AF_INET6, host)
+        except (OSError, ValueError):
+            return None
+    else:
+        entry = _KINDS.get(kind)
+        # True is an int, but no port.
+        if entry and family in (0, socket.AF_INET) and proto == flags == 0 and type(port) is int and 0 <= port <= 65535:
+            return [(*entry, (host, port))]
+    return socket.getaddrinfo(host, port, family, kind, proto, flags)
 
 
 class Loop(BaseLoop, asyncio.SelectorEventLoop):
@@ -202,8 +217,10 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
         Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getaddrinfo
         """
-        if not self._debug and (port is None or isinstance(port, int)) and _is_numeric(host):
-            return socket.getaddrinfo(host, port, family, type, proto, flags)
+        if not self._debug:
+            found = _resolve_numeric(host, port, family, type, proto, flags)
+            if found is not None:
+                return found
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     # ------------------------------------------------------------------------------------------------- transports

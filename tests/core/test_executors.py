@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import itertools
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -126,6 +128,38 @@ async def test_a_coroutine_function_is_refused_in_debug_mode(loop):
 )
 async def test_getaddrinfo_equals_the_socket_modules(loop, host, options):
     assert await loop.getaddrinfo(host, 80, **options) == socket.getaddrinfo(host, 80, **options)
+
+
+NUMERIC_HOSTS = ["127.0.0.1", "0.0.0.0", "255.255.255.255", "1.2.3", "0x7f.1", "010.0.0.1", " 1.2.3.4", "::1", "0::01"]
+FLAGS = [0, socket.AI_PASSIVE, socket.AI_NUMERICHOST, socket.AI_CANONNAME, socket.AI_ADDRCONFIG]
+
+
+@pytest.mark.parametrize("host", NUMERIC_HOSTS)
+async def test_numeric_hosts(loop, host):
+    """Every combination is answered, or refused, as the socket module does, down to the classes of the numbers."""
+
+    async def answer(function):
+        try:
+            found = function()
+            if asyncio.iscoroutine(found):
+                found = await found
+        except Exception as exc:
+            return type(exc), exc.args
+        return found, [[type(item) for item in entry] for entry in found]
+
+    ports = (80, True, None, 0, 65535, 65536, 70000, -1)
+    kinds = (0, socket.SOCK_STREAM, int(socket.SOCK_STREAM), socket.SOCK_DGRAM, socket.SOCK_RAW, 77)
+    options = itertools.product(
+        (0, socket.AF_INET, int(socket.AF_INET), socket.AF_INET6, socket.AF_UNIX),
+        kinds,
+        (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP),
+    )
+    cases = [(port, family, kind, proto, 0) for family, kind, proto in options for port in ports]
+    cases += [(80, 0, kind, 0, flags) for flags in FLAGS for kind in kinds]
+    for port, family, kind, proto, flags in cases:
+        keywords = {"family": family, "type": kind, "proto": proto, "flags": flags}
+        ours = await answer(partial(loop.getaddrinfo, host, port, **keywords))
+        assert ours == await answer(partial(socket.getaddrinfo, host, port, **keywords)), (host, port, keywords)
 
 
 @pytest.mark.loopfast_only("asyncio asks a thread for every address")
