@@ -73,6 +73,8 @@ cdef class NativeTransport(UVHandle):
         # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv
         # closes.
         object sock
+        # The TransportSocket of it that get_extra_info("socket") gave out.
+        object socket_view
         int fd
         # The names of both ends, once they were asked for.
         object sockname

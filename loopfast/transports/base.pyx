@@ -112,11 +112,16 @@ cdef class NativeTransport(UVHandle):
                 self.sockname = end_name(self.socket_object().getsockname)
             return self.sockname
         if name == "socket":
-            if self.handle == NULL:
-                return default if self.fd < 0 else trsock.TransportSocket(closed_socket())
-            # Whoever holds the socket may look at what is on the wire.
-            self.flush()
-            return trsock.TransportSocket(self.socket_object())
+            if self.handle != NULL:
+                # Whoever holds the socket may look at what is on the wire.
+                self.flush()
+            elif self.fd < 0:
+                return default
+            if self.socket_view is None:
+                # One object for ever, as users compare it: it follows the socket, which is detached at the end.
+                sock = self.socket_object() if self.handle != NULL else closed_socket()
+                self.socket_view = trsock.TransportSocket(sock)
+            return self.socket_view
         return default
 
     @property

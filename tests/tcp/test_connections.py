@@ -106,6 +106,21 @@ async def test_what_a_transport_is(loop):
         assert transport.get_extra_info("peername") == address
 
 
+async def test_the_socket_of_a_transport_is_one_object(loop):
+    # Whoever stores it, or makes it a key, compares it later: TransportSocket defines no equality.
+    async with serving(Echo) as (_, address):
+        transport, protocol = await connect(address)
+        sock = transport.get_extra_info("socket")
+        assert transport.get_extra_info("socket") is sock
+        transport.write(b"ping")
+        await protocol.received(4)
+        assert transport.get_extra_info("socket") is sock and sock.fileno() >= 0
+        transport.close()
+        await protocol.lost
+        assert transport.get_extra_info("socket") is sock
+        assert sock.fileno() == -1
+
+
 async def test_names_of_an_accepted_connection(loop):
     accepted = []
     async with serving(lambda: accepted.append(Recorder()) or accepted[-1]) as (_, address):

@@ -88,6 +88,7 @@ async def test_extra_info(loop):
         async with datagram_endpoint(local_addr=(LOCALHOST, 0), remote_addr=peer.getsockname()) as (transport, _):
             sock = transport.get_extra_info("socket")
             assert isinstance(sock, asyncio.trsock.TransportSocket)
+            assert transport.get_extra_info("socket") is sock
             assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_DGRAM)
             assert transport.get_extra_info("sockname") == sock.getsockname()
             assert transport.get_extra_info("peername") == peer.getsockname()
