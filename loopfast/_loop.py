@@ -101,19 +101,18 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         self._check_closed()
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
-        wakeup_fd = None
         try:
             self._set_coroutine_origin_tracking(self._debug)
             self._thread_id = threading.get_ident()
             sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
-            wakeup_fd = self._take_wakeup_fd()
+            self._previous_wakeup_fd = self._take_wakeup_fd()
             events._set_running_loop(self)
             self._run_until_stopped()
         finally:
             self._stopping = False
             self._thread_id = None
             events._set_running_loop(None)
-            self._give_wakeup_fd_back(wakeup_fd)
+            self._give_wakeup_fd_back()
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*hooks)
 
@@ -144,6 +143,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     _ssock: socket.socket | None
     _csock: socket.socket | None
+    # Whom signals woke before this loop ran: a descriptor, -1, or None where there is nothing to restore.
+    _previous_wakeup_fd: int | None = None
 
     def _make_self_pipe(self) -> None:
         self._ssock = self._csock = None
@@ -160,8 +161,12 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     def _close_self_pipe(self) -> None:
         if self._csock is None:
             self._internal_fds -= 1
-        else:
-            super()._close_self_pipe()
+            return
+        running = events._get_running_loop()
+        if isinstance(running, Loop) and running._previous_wakeup_fd == self._csock.fileno():
+            # The number is about to be free: restored later, signals would write into whatever file has it then.
+            running._previous_wakeup_fd = -1
+        super()._close_self_pipe()
 
     def _take_wakeup_fd(self) -> int | None:
         """Have signals wake this loop; return the descriptor to restore, or None if this is not the main thread."""
@@ -173,10 +178,15 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             # A subinterpreter: signals go to the main one.
             return None
 
-    def _give_wakeup_fd_back(self, wakeup_fd: int | None) -> None:
+    def _give_wakeup_fd_back(self) -> None:
+        wakeup_fd, self._previous_wakeup_fd = self._previous_wakeup_fd, None
         # With signal handlers installed, signals that come while the loop rests are kept in the pipe for its next run.
         if wakeup_fd is not None and not getattr(self, "_signal_handlers", None):
-            signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+            try:
+                signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+            except (OSError, ValueError):
+                # Its owner closed it while the loop ran.
+                signal.set_wakeup_fd(-1)
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call ``callback(*args)`` in the loop when the signal *sig* arrives. Unix only.
@@ -194,8 +204,11 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove the handler of *sig*; return False if there was none. Unix only."""
         removed = super().remove_signal_handler(sig)
-        if removed and self.is_running() and not self._signal_handlers:
-            self._take_wakeup_fd()
+        if removed and not self._signal_handlers:
+            # asyncio has switched the wake-up off, also that of another loop which runs while this one is closed.
+            running = events._get_running_loop()
+            if isinstance(running, Loop):
+                running._take_wakeup_fd()
         return removed
 
     # ------------------------------------------------------------------------------------------------- names

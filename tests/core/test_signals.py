@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -319,3 +320,54 @@ def test_a_flood_of_signals(loop_kind):
         """,
     )
     assert out == "True\n"
+
+
+def test_the_wakeup_descriptor_of_another_loop_closed_meanwhile(loop, loop_factory):
+    # Test suites leave such a loop to the garbage collector, which may close it while the next one runs.
+    other = loop_factory()
+    other.add_signal_handler(signal.SIGUSR1, lambda: None)
+    other.run_until_complete(asyncio.sleep(0))
+
+    async def close_and_ask():
+        other.close()
+        return sys.get_asyncgen_hooks().firstiter is not None
+
+    assert loop.run_until_complete(close_and_ask())
+    assert sys.get_asyncgen_hooks().firstiter is None
+
+
+def test_the_wakeup_descriptor_of_others_closed_meanwhile(loop):
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+
+    async def close_it():
+        os.close(write)
+        return "closed"
+
+    try:
+        assert loop.run_until_complete(close_it()) == "closed"
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(read)
+
+
+def test_a_handler_that_raises_ends_the_wait_after_another_loop_was_closed(loop, loop_factory):
+    class Alarm(Exception):
+        pass
+
+    def raise_alarm(number, frame):
+        raise Alarm
+
+    other = loop_factory()
+    other.add_signal_handler(signal.SIGUSR2, lambda: None)
+    loop.call_soon(other.close)
+    previous = signal.signal(signal.SIGUSR1, raise_alarm)
+    thread = threading.Timer(0.02, kill)
+    loop.call_soon(thread.start)
+    try:
+        with pytest.raises(Alarm):
+            loop.run_forever()
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, previous)
