@@ -84,8 +84,12 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     https://docs.python.org/3/library/asyncio-eventloop.html
     """
 
-    #: One for each child that this loop waits for itself; owned.
-    _pidfds: frozenset[int] = frozenset()
+    # Fields of LoopCore, as all of a loop's state: an instance dictionary would slow down every call of its methods.
+
+    #: One for each child that this loop waits for itself; owned. None without any.
+    _pidfds: frozenset[int] | None
+    #: Whom signals woke before this loop ran: a descriptor, -1, or None where there is nothing to restore.
+    _previous_wakeup_fd: int | None
 
     def __init__(self) -> None:
         super().__init__(cast(selectors.BaseSelector, _WatchedDescriptors(self)))
@@ -132,9 +136,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         else:
             super().close()
         self._close_core()
-        for pidfd in self._pidfds:
+        pidfds, self._pidfds = self._pidfds, None
+        for pidfd in pidfds or ():
             os.close(pidfd)
-        self._pidfds = frozenset()
 
     # ------------------------------------------------------------------------------------------------- signals
     # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves
@@ -143,8 +147,6 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     _ssock: socket.socket | None
     _csock: socket.socket | None
-    # Whom signals woke before this loop ran: a descriptor, -1, or None where there is nothing to restore.
-    _previous_wakeup_fd: int | None = None
 
     def _make_self_pipe(self) -> None:
         self._ssock = self._csock = None
@@ -348,12 +350,12 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
                 # An old kernel, or no descriptor left.
                 watcher.add_child_handler(pid, cast(Any, self)._child_watcher_callback, transport)
                 return
-            self._pidfds |= {pidfd}
+            self._pidfds = (self._pidfds or frozenset()) | {pidfd}
             self.add_reader(pidfd, self._on_child_ended, pidfd, pid, transport)
 
         def _on_child_ended(self, pidfd: int, pid: int, transport: Any) -> None:
             self.remove_reader(pidfd)
-            self._pidfds -= {pidfd}
+            self._pidfds = (self._pidfds or frozenset()) - {pidfd}
             os.close(pidfd)
             try:
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

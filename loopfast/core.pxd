@@ -10,8 +10,9 @@ from loopfast.includes cimport uv
 from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState
 
 cdef enum:
-    # Reads of more than glibc's 128 KiB mmap threshold would map and fault fresh pages for every bytes object.
     READ_BUFFER_SIZE = 120 * 1024
+    # One read of a stream that has filled the buffer: straight into a bytes object.
+    BULK_READ_SIZE = 256 * 1024
     GATHER_BUFFER_SIZE = 64 * 1024
     # Bytes that libuv needs for one datagram, and how many one read may bring.
     DATAGRAM_SIZE = 64 * 1024
@@ -95,6 +96,8 @@ cdef class LoopCore(CallbackQueues):
         # The bytes object received last if nobody kept it (owned), and the bytes it has memory for.
         PyObject* spare_bytes
         Py_ssize_t spare_bytes_capacity
+        # A bytes object of BULK_READ_SIZE that nobody has seen yet, for the next large read (owned; NULL: none).
+        PyObject* bulk_bytes
 
         # Small writes of the running turn, copied; everything in it has left, or was copied on, when the turn ends.
         char* gather_buffer
@@ -160,6 +163,8 @@ cdef class LoopCore(CallbackQueues):
     cdef public object _asyncgens, _asyncgens_shutdown_called, _old_agen_hooks
     cdef public object _coroutine_origin_tracking_enabled, _coroutine_origin_tracking_saved_depth
     cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets
+    # What our own Python half stores on it.
+    cdef public object _previous_wakeup_fd, _pidfds
     cdef object __weakref__
 
     # --- for the modules above
@@ -168,6 +173,7 @@ cdef class LoopCore(CallbackQueues):
     cdef int leave_context(self) except -1
     cdef char* borrow_read_buffer(self) except NULL
     cdef char* borrow_datagram_buffer(self) except NULL
+    cdef char* borrow_bulk_bytes(self) noexcept
     cdef int request_turn_end(self, LoopObject obj) except -1
     cdef int claim_descriptor(self, int fd, LoopObject owner) except -1
     cdef void release_descriptor(self, int fd, LoopObject owner) noexcept

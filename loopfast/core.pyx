@@ -29,9 +29,9 @@ from loopfast.includes.platform cimport (
     LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_wait_readable,
 )
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyContext_Enter,
-    PyContext_Exit, PyErr_CheckSignals, PyEval_SaveThread, PyObject_Call, PyThread_get_thread_ident, PyTypeObject,
-    call_vector, propagate,
+    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING,
+    PyBytes_FromStringAndSize, PyContext_CheckExact, PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyErr_Clear,
+    PyEval_SaveThread, PyObject_Call, PyThread_get_thread_ident, PyTypeObject, call_vector, propagate,
 )
 
 cdef enum:
@@ -237,6 +237,7 @@ cdef class LoopCore(CallbackQueues):
         free(self.datagram_buffer)
         free(self.gather_buffer)
         Py_XDECREF(self.spare_bytes)
+        Py_XDECREF(self.bulk_bytes)
 
     # ------------------------------------------------------------------------------------------------- closing
 
@@ -850,6 +851,15 @@ cdef class LoopCore(CallbackQueues):
             if self.gather_buffer == NULL:
                 raise MemoryError(f"no memory for a gather buffer of {GATHER_BUFFER_SIZE} bytes")
         return self.read_buffer
+
+    cdef char* borrow_bulk_bytes(self) noexcept:
+        """Return memory of BULK_READ_SIZE that becomes a bytes object without a copy; NULL where there is none."""
+        if self.bulk_bytes == NULL:
+            self.bulk_bytes = PyBytes_FromStringAndSize(NULL, BULK_READ_SIZE)
+            if self.bulk_bytes == NULL:
+                PyErr_Clear()
+                return NULL
+        return PyBytes_AS_STRING(self.bulk_bytes)
 
     cdef char* borrow_datagram_buffer(self) except NULL:
         if self.datagram_buffer == NULL:

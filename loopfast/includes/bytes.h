@@ -12,10 +12,9 @@
 #define LF_REUSES_BYTES 1
 #endif
 
-/* Makes `obj`, a bytes object with memory for at least `size` bytes whose only reference is the caller's, hold a copy of `data`. */
-static inline void lf_refill_bytes(PyObject *obj, const char *data, Py_ssize_t size)
+/* Makes `obj`, a bytes object with memory for at least `size` bytes whose only reference is the caller's, end after them. */
+static inline void lf_end_bytes(PyObject *obj, Py_ssize_t size)
 {
-    memcpy(PyBytes_AS_STRING(obj), data, (size_t) size);
     PyBytes_AS_STRING(obj)[size] = '\0';
     Py_SET_SIZE((PyVarObject *) obj, size);
 #if defined(__GNUC__) || defined(__clang__)
@@ -31,6 +30,13 @@ static inline void lf_refill_bytes(PyObject *obj, const char *data, Py_ssize_t s
 #elif defined(_MSC_VER)
 #pragma warning(pop)
 #endif
+}
+
+/* Makes such an object hold a copy of `data`. */
+static inline void lf_refill_bytes(PyObject *obj, const char *data, Py_ssize_t size)
+{
+    memcpy(PyBytes_AS_STRING(obj), data, (size_t) size);
+    lf_end_bytes(obj, size);
 }
 
 #endif

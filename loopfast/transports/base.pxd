@@ -5,9 +5,9 @@
 
 from cpython.object cimport PyObject
 
-from loopfast.core cimport LoopCore
+from loopfast.core cimport BULK_READ_SIZE, LoopCore
 from loopfast.handles.base cimport UVHandle
-from loopfast.includes.bytes cimport LF_REUSES_BYTES, lf_refill_bytes
+from loopfast.includes.bytes cimport LF_REUSES_BYTES, lf_end_bytes, lf_refill_bytes
 from loopfast.includes.python cimport Py_DECREF, Py_REFCNT, Py_XDECREF, PyBytes_FromStringAndSize
 
 
@@ -37,6 +37,10 @@ cdef inline void release_received(LoopCore loop, PyObject* data, Py_ssize_t capa
         Py_XDECREF(loop.spare_bytes)
         loop.spare_bytes = data
         loop.spare_bytes_capacity = capacity
+        return
+    if LF_REUSES_BYTES and capacity == BULK_READ_SIZE and loop.bulk_bytes == NULL and Py_REFCNT(data) == 1:
+        lf_end_bytes(data, capacity)
+        loop.bulk_bytes = data
         return
     Py_DECREF(data)
 

@@ -24,6 +24,8 @@ cdef class StreamTransport(NativeTransport):
         bint buffered
         # The protocol is a FastProtocol.
         bint fast
+        # The last read filled the buffer: the next one goes straight into a bytes object.
+        bint is_bulk
         PyObject* lent
         bint exporting
         # get_buffer() is being called.

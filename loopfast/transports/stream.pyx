@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.core cimport (
-    GATHER_BUFFER_SIZE, READ_BUFFER_SIZE, LoopCore, LoopState, hold_gil, polls_elsewhere,
+    BULK_READ_SIZE, GATHER_BUFFER_SIZE, READ_BUFFER_SIZE, LoopCore, LoopState, hold_gil, polls_elsewhere,
 )
 from loopfast.errors cimport check, error_from_uv
 from loopfast.includes cimport uv
@@ -27,7 +27,7 @@ from loopfast.includes.buffer cimport lf_plain_buffer
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
-    PyContext_CopyCurrent, PyLong_FromSsize_t, PyObject_VectorcallMethod, propagate,
+    PyContext_CopyCurrent, PyLong_FromSsize_t, PyObject_VectorcallMethod, _PyBytes_Resize, propagate,
 )
 from loopfast.includes.socket cimport lf_recv
 from loopfast.transports.base cimport FastProtocol, NativeTransport, received_bytes, release_received
@@ -38,6 +38,8 @@ cdef enum:
     # Bytes up to which a gathered write is copied: neighbours become one segment, and the caller's object is free at
     # once, so that the next read can use it again.
     SMALL_WRITE = 4096
+    # Bytes that a bulk read must bring: then they are shortened rather than copied, and the next one is a bulk read.
+    LEAST_BULK = 32 * 1024
     # Segments of one vectored call; IOV_MAX on every supported system.
     SEGMENTS_PER_CALL = 1024
 
@@ -59,6 +61,11 @@ cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf
         # Without a buffer libuv reads nothing.
         return
     if not (<StreamTransport> handle.data).buffered:
+        if (<StreamTransport> handle.data).is_bulk and not (<StreamTransport> handle.data).fast:
+            buf.base = (<StreamTransport> handle.data).loop.borrow_bulk_bytes()
+            if buf.base != NULL:
+                buf.len = BULK_READ_SIZE
+                return
         buf.base = (<StreamTransport> handle.data).loop.read_buffer
         buf.len = READ_BUFFER_SIZE
         return
@@ -124,7 +131,10 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
         argument = PyLong_FromSsize_t(size)
     else:
         method = <PyObject*> DATA_RECEIVED
-        argument = received_bytes(stream.loop, data, size, &capacity)
+        if stream.is_bulk or size == READ_BUFFER_SIZE:
+            argument = received_in_bulk(stream, data, size, &capacity)
+        else:
+            argument = received_bytes(stream.loop, data, size, &capacity)
     if argument == NULL:
         return -1
     Py_INCREF(protocol)
@@ -140,6 +150,20 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
         return -1
     Py_DECREF(result)
     return 0
+
+
+cdef PyObject* received_in_bulk(StreamTransport stream, char* data, ssize_t size, Py_ssize_t* capacity) noexcept:
+    """received_bytes() of a stream that fills the read buffer: as long as it does, libuv reads into bytes objects."""
+    cdef LoopCore loop = stream.loop
+    cdef PyObject* found = loop.bulk_bytes
+    stream.is_bulk = size >= LEAST_BULK
+    if found == NULL or data != PyBytes_AS_STRING(found) or not stream.is_bulk:
+        return received_bytes(loop, data, size, capacity)
+    loop.bulk_bytes = NULL
+    capacity[0] = size
+    if size < BULK_READ_SIZE:
+        _PyBytes_Resize(&found, size)
+    return found
 
 
 cdef int deliver_raw(StreamTransport stream, char* data, ssize_t size) noexcept:
