@@ -17,6 +17,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 from setuptools.modified import newer_group
@@ -30,6 +31,9 @@ from vendor import fetch as libuv_fetch  # noqa: E402
 
 PACKAGE = "loopfast"
 GENERATED_C = "build/c"
+BENCH = "bench"
+BENCH_SUFFIXES = (".py", ".c", ".toml")
+BENCH_OMITS = ("demo", "results", "__init__.py")  # loopfast/bench has an __init__.py of its own
 LIB_PACKAGE = f"{PACKAGE}._lib"
 
 DIRECTIVES = {
@@ -84,6 +88,29 @@ class BuildByConfiguration(build):
         super().initialize_options()
         if tag := libuv_build.Config.from_environment().tag:
             self.build_base = f"build/{tag}"
+
+
+class BuildModules(build_py):
+    """`build_py` that puts the folder bench/ into the wheel as loopfast.bench; editable builds use it where it is."""
+
+    def bench_files(self) -> dict[str, str]:
+        """What is copied where."""
+        root = Path(BENCH)
+        found = [path for path in sorted(root.rglob("*")) if path.suffix in BENCH_SUFFIXES and path.is_file()]
+        inside = [path.relative_to(root) for path in found]
+        target = Path(self.build_lib, PACKAGE, BENCH)
+        return {str(root / path): str(target / path) for path in inside if path.parts[0] not in BENCH_OMITS}
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for source, target in self.bench_files().items():
+            self.mkpath(os.path.dirname(target))
+            self.copy_file(source, target, preserve_mode=False)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *([] if self.editable_mode else self.bench_files().values())]
 
 
 class BuildExtensions(build_ext):
@@ -235,7 +262,12 @@ if __name__ == "__main__":
     try:
         setup(
             ext_modules=extensions(),
-            cmdclass={"build": BuildByConfiguration, "build_ext": BuildExtensions, "sdist": SourceDistribution},
+            cmdclass={
+                "build": BuildByConfiguration,
+                "build_ext": BuildExtensions,
+                "build_py": BuildModules,
+                "sdist": SourceDistribution,
+            },
         )
     except libuv_fetch.SupplyError as exc:
         sys.exit(f"error: {exc}")

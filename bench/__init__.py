@@ -1,4 +1,4 @@
-"""Measurements of loopfast beside other event loops: the instruction budget and the demonstration.
+"""Measurements of loopfast beside other event loops: the benchmark suite, the instruction budget, the demonstration.
 
-Not part of the installed package: run from a checkout, as ``python -m bench.budget`` and ``python -m bench.demo``.
+The wheel carries this folder, without the demonstration, as ``loopfast.bench``; a checkout runs it as ``bench``.
 """

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import loops
-from bench.native import Unavailable
-from bench.suite import compare, micro, plot, registry, run, show
-from bench.suite.results import BadFile, Results
+from . import loops
+from .native import Unavailable
+from .suite import compare, micro, plot, registry, run, show
+from .suite.results import BadFile, Results
 
 
 def positive(kind: type) -> object:

@@ -1,4 +1,5 @@
-/* load: the client of the benchmarks. One thread, epoll, N connections, a fixed message or an HTTP request.
+/* load: the client of the benchmarks. One thread, epoll, N connections, a fixed message, WebSocket frame or HTTP
+ * request.
  *
  * Phases are asked for on standard input, one a line: "count N" exchanges N messages, "seconds S" exchanges for S
  * seconds. Each phase is answered by one line of JSON on standard output. Connections stay open from phase to phase
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -29,7 +31,7 @@
 #include <openssl/ssl.h>
 #endif
 
-enum protocol { TCP, UDP, TLS, HTTP, UNIX };
+enum protocol { TCP, UDP, TLS, HTTP, UNIX, WS };
 enum http_state { HTTP_HEAD, HTTP_BODY, HTTP_CHUNK_SIZE, HTTP_CHUNK_DATA, HTTP_TRAILER };
 
 struct options {
@@ -53,11 +55,14 @@ struct connection {
     unsigned first;             /* ring of their starting times: oldest entry */
     uint64_t *started;
     enum http_state http;
-    size_t body_left;           /* bytes left of the body or chunk */
+    size_t body_left;           /* bytes left of the body, chunk or frame */
+    bool control;               /* the frame is none of data (WebSocket) */
+    uint64_t opened;            /* when the connection was begun */
     size_t head_length;
     char head[8192];            /* header block, chunk-size line or trailer line being read */
 #ifdef WITH_TLS
     SSL *ssl;
+    bool handshaking;
 #endif
 };
 
@@ -67,11 +72,13 @@ static struct options options = {
 };
 static struct connection *connections;
 static char *message;
+static const char *payload;     /* what an echo must repeat: the message, without a frame around it */
 static size_t message_length;
 static bool verify;             /* the answer must repeat the message */
 static int epoll_fd;
 static uint64_t to_start;       /* messages this phase may still begin */
 static uint64_t outstanding;    /* messages begun and not answered, over all connections */
+static unsigned opening;        /* TLS handshakes under way */
 static uint64_t answered, received;
 static uint32_t *latencies;     /* of this phase, in units of 100 ns */
 static size_t latencies_room;
@@ -106,8 +113,9 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Opening and closing. Connecting (and the TLS handshake) blocks, bounded by the stall limit: on one machine it is
- * answered from the listen queue at once, and a server that never answers must not hang the measurement. */
+/* Opening and closing. Connecting (and the WebSocket's opening, which is no part of a measurement) blocks, bounded by
+ * the stall limit: on one machine it is answered from the listen queue at once, and a server that never answers must
+ * not hang the measurement. TLS handshakes take their turns in the event loop. */
 
 static struct addrinfo *address(void)
 {
@@ -142,12 +150,50 @@ static void watch(struct connection *c, int operation, bool for_room)
     c->waits_for_room = for_room;
 }
 
+/* The opening of a WebSocket, with the key and the answer that RFC 6455 gives as its example. */
+static void upgrade(struct connection *c)
+{
+    char *request, answer[4096];
+    size_t got = 0;
+    int length = asprintf(&request, "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+                          options.path, options.host, options.port);
+    if (length < 0 || send(c->fd, request, (size_t)length, MSG_NOSIGNAL) != length)
+        fail("the WebSocket cannot be opened: %s", strerror(errno));
+    free(request);
+    do { /* byte by byte: what follows the head is the first frame's */
+        if (got == sizeof answer - 1 || recv(c->fd, answer + got, 1, 0) != 1)
+            fail("the WebSocket was not opened");
+        answer[++got] = '\0';
+    } while (got < 4 || memcmp(answer + got - 4, "\r\n\r\n", 4) != 0);
+    if (strncmp(answer, "HTTP/1.1 101", 12) != 0 || strstr(answer, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") == NULL)
+        fail("the server answered: %.*s", (int)strcspn(answer, "\r\n"), answer);
+}
+
+#ifdef WITH_TLS
+/* Takes the next step of a TLS handshake; returns whether it is complete. */
+static bool handshake(struct connection *c)
+{
+    int done = SSL_do_handshake(c->ssl);
+    int reason = done == 1 ? 0 : SSL_get_error(c->ssl, done);
+    if (reason == SSL_ERROR_WANT_READ || reason == SSL_ERROR_WANT_WRITE)
+        return false; /* what is written fits into the socket: the next step is always a read */
+    if (done != 1)
+        fail("TLS handshake: %s", ERR_peek_error() ? ERR_reason_error_string(ERR_get_error()) : "closed by the server");
+    c->handshaking = false;
+    opening--;
+    return true;
+}
+#endif
+
 static void open_connection(struct connection *c)
 {
     struct addrinfo *a = address();
     struct timeval limit = {.tv_sec = options.stall};
     int one = 1;
 
+    c->opened = now_ns();
+    c->got = c->head_length = c->body_left = 0;
     c->fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
     if (c->fd < 0)
         fail("socket: %s", strerror(errno));
@@ -160,13 +206,22 @@ static void open_connection(struct connection *c)
 #ifdef WITH_TLS
     if (options.protocol == TLS) {
         c->ssl = SSL_new(tls);
-        if (c->ssl == NULL || !SSL_set_fd(c->ssl, c->fd) || SSL_connect(c->ssl) != 1)
-            fail("TLS handshake: %s", ERR_reason_error_string(ERR_get_error()));
+        if (c->ssl == NULL || !SSL_set_fd(c->ssl, c->fd))
+            fail("TLS: %s", ERR_reason_error_string(ERR_get_error()));
+        SSL_set_connect_state(c->ssl);
+        c->handshaking = true;
+        opening++;
     }
 #endif
+    if (options.protocol == WS)
+        upgrade(c);
     if (fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) | O_NONBLOCK) < 0)
         fail("fcntl: %s", strerror(errno));
     watch(c, EPOLL_CTL_ADD, false);
+#ifdef WITH_TLS
+    if (c->handshaking)
+        handshake(c);
+#endif
 }
 
 static void reset_connection(struct connection *c)
@@ -227,13 +282,17 @@ static ssize_t pull(struct connection *c, char *data, size_t length)
 /* Begin as many messages as the pipeline depth and the phase allow. */
 static void send_messages(struct connection *c)
 {
+#ifdef WITH_TLS
+    if (c->handshaking)
+        return;
+#endif
     for (;;) {
         if (!c->writing) {
             if (to_start == 0 || c->in_flight == options.pipeline)
                 break;
             to_start--;
             outstanding++;
-            c->started[(c->first + c->in_flight++) % options.pipeline] = now_ns();
+            c->started[(c->first + c->in_flight++) % options.pipeline] = options.fresh ? c->opened : now_ns();
             c->writing = true;
             c->sent = 0;
         }
@@ -273,7 +332,7 @@ static void take_echo(struct connection *c, const char *data, size_t length)
         size_t part = options.reply - c->got;
         if (part > length)
             part = length;
-        if (verify && memcmp(data, message + c->got, part) != 0)
+        if (verify && memcmp(data, payload + c->got, part) != 0)
             fail("the answer differs from what was sent");
         c->got += part;
         data += part;
@@ -359,9 +418,49 @@ static void take_http(struct connection *c, const char *data, size_t length)
     }
 }
 
+/* Frames of a WebSocket as a server sends them, unmasked. Their payloads form the echo, however they are cut. */
+static void take_frames(struct connection *c, const char *data, size_t length)
+{
+    while (length > 0) {
+        if (c->body_left > 0) {
+            size_t part = length < c->body_left ? length : c->body_left;
+            if (!c->control)
+                take_echo(c, data, part);
+            data += part;
+            length -= part;
+            c->body_left -= part;
+            continue;
+        }
+        const unsigned char *head = (const unsigned char *)c->head;
+        c->head[c->head_length++] = *data++;
+        length--;
+        if (c->head_length < 2)
+            continue;
+        size_t extra = head[1] == 126 ? 2 : head[1] == 127 ? 8 : 0;
+        if (c->head_length < 2 + extra)
+            continue;
+        if (head[1] & 0x80)
+            fail("the server masks its frames");
+        if ((head[0] & 0x0f) == 8)
+            fail("the server closed the WebSocket");
+        c->body_left = extra ? 0 : head[1];
+        for (size_t i = 0; i < extra; i++)
+            c->body_left = c->body_left << 8 | head[2 + i];
+        c->control = head[0] & 8;
+        c->head_length = 0;
+    }
+}
+
 static void on_readable(struct connection *c)
 {
     ssize_t n;
+#ifdef WITH_TLS
+    if (c->handshaking) {
+        if (handshake(c))
+            send_messages(c);
+        return;
+    }
+#endif
     do {
         n = pull(c, buffer, sizeof buffer);
         if (n < 0)
@@ -369,6 +468,8 @@ static void on_readable(struct connection *c)
         received += (uint64_t)n;
         if (options.protocol == HTTP)
             take_http(c, buffer, (size_t)n);
+        else if (options.protocol == WS)
+            take_frames(c, buffer, (size_t)n);
         else
             take_echo(c, buffer, (size_t)n);
 #ifdef WITH_TLS
@@ -402,7 +503,7 @@ static double run_phase(uint64_t count, uint64_t limit)
     for (unsigned i = 0; i < options.connections; i++)
         if (connections[i].fd >= 0)
             send_messages(&connections[i]);
-    while (outstanding > 0) {
+    while (outstanding + opening > 0) {
         n = epoll_wait(epoll_fd, events, 64, 1000);
         uint64_t now = now_ns();
         if (n > 0)
@@ -443,6 +544,25 @@ static void report(double seconds)
     fflush(stdout);
 }
 
+/* One binary frame, masked as RFC 6455 wants it of clients; always with the same key, which costs the server no less. */
+static void frame_message(void)
+{
+    static const unsigned char key[4] = {0x37, 0xfa, 0x21, 0x3d};
+    size_t extra = options.size < 126 ? 0 : options.size < 65536 ? 2 : 8;
+    size_t head = 2 + extra + sizeof key;
+    unsigned char *frame = allocate(head + options.size);
+
+    frame[0] = 0x82;
+    frame[1] = (unsigned char)(0x80 | (extra == 0 ? options.size : extra == 2 ? 126 : 127));
+    for (size_t i = 0; i < extra; i++)
+        frame[2 + i] = (unsigned char)(options.size >> 8 * (extra - 1 - i));
+    memcpy(frame + 2 + extra, key, sizeof key);
+    for (size_t i = 0; i < options.size; i++)
+        frame[head + i] = (unsigned char)payload[i] ^ key[i % sizeof key];
+    message = (char *)frame;
+    message_length = head + options.size;
+}
+
 static void prepare_message(void)
 {
     if (options.protocol == HTTP) {
@@ -459,11 +579,14 @@ static void prepare_message(void)
         message_length = (size_t)n;
         return;
     }
-    message_length = options.size;
-    message = allocate(options.size);
+    char *content = allocate(options.size);
     for (size_t i = 0; i < options.size; i++)
-        message[i] = (char)('a' + i % 23);
+        content[i] = (char)('a' + i % 23);
+    payload = message = content;
+    message_length = options.size;
     verify = options.reply == options.size;
+    if (options.protocol == WS)
+        frame_message();
 }
 
 static void prepare_tls(void)
@@ -501,17 +624,17 @@ static void read_options(int argc, char **argv)
         {"features", no_argument, NULL, 'F'},       {NULL, 0, NULL, 0},
     };
     static const char *const names[] = {[TCP] = "tcp", [UDP] = "udp", [TLS] = "tls", [HTTP] = "http",
-                                         [UNIX] = "unix"};
+                                         [UNIX] = "unix", [WS] = "ws"};
     int option;
 
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
         switch (option) {
         case 'p': {
             unsigned i = 0;
-            while (i <= UNIX && strcmp(names[i], optarg) != 0)
+            while (i <= WS && strcmp(names[i], optarg) != 0)
                 i++;
-            if (i > UNIX)
-                fail("--protocol must be tcp, udp, tls, http or unix, not '%s'", optarg);
+            if (i > WS)
+                fail("--protocol must be tcp, udp, tls, http, unix or ws, not '%s'", optarg);
             options.protocol = (enum protocol)i;
             break;
         }
@@ -528,9 +651,9 @@ static void read_options(int argc, char **argv)
         case 'b': options.body = optarg; break;
         case 'F':
 #ifdef WITH_TLS
-            puts("tcp udp http unix tls");
+            puts("tcp udp http unix ws tls");
 #else
-            puts("tcp udp http unix");
+            puts("tcp udp http unix ws");
 #endif
             exit(0);
         default:
@@ -548,8 +671,13 @@ int main(int argc, char **argv)
     char line[128];
     double wanted;
 
+    struct rlimit descriptors;
+
     signal(SIGPIPE, SIG_IGN);
     read_options(argc, argv);
+    getrlimit(RLIMIT_NOFILE, &descriptors);
+    descriptors.rlim_cur = descriptors.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &descriptors);
     prepare_message();
     if (options.protocol == TLS)
         prepare_tls();

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench import native
+from . import native
 
 
 class LoadError(Exception):

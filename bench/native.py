@@ -1,4 +1,4 @@
-"""Compiles the C programs of the benchmarks on the spot, into a cache under build/ keyed by source and command."""
+"""Where the benchmarks are, their processes, and their C programs: compiled on the spot and kept by source and command."""
 
 from __future__ import annotations
 
@@ -6,13 +6,36 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "bench"
-CACHE = ROOT / "build" / "bench"
+SOURCES = Path(__file__).resolve().parent
+LAUNCHER = SOURCES / "launch.py"
+
+
+def checkout(sources: Path = SOURCES) -> Path | None:
+    """Returns the folder of the checkout that `sources` belong to, None for an installed package."""
+    root = sources.parent
+    return root if (root / "setup.py").is_file() and (root / "loopfast").is_dir() else None
+
+
+def cache() -> Path:
+    """Returns the folder for what is compiled: the checkout's build/bench, otherwise one of the user's caches."""
+    if (root := checkout()) is not None:
+        return root / "build" / "bench"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "loopfast-bench"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loopfast-bench"
+
+
+CACHE = cache()
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Returns the command line that runs `module` of this folder (such as "suite.worker") in a fresh process."""
+    return [sys.executable, str(LAUNCHER), module, *arguments]
 
 
 class Unavailable(Exception):
@@ -37,9 +60,9 @@ def build(source: str, flags: Sequence[str], output: str) -> Path:
     tool(compiler[0], "gcc")
     # Libraries come after the source: the linker resolves from left to right.
     libraries = [flag for flag in flags if flag.startswith("-l")]
-    command = [*compiler, "-O2", "-std=gnu11", "-Wall", *(flag for flag in flags if flag not in libraries)]
+    words = [*compiler, "-O2", "-std=gnu11", "-Wall", *(flag for flag in flags if flag not in libraries)]
     content = (SOURCES / source).read_bytes()
-    key = hashlib.sha256(b"\0".join([content, *(word.encode() for word in [*command, *libraries])])).hexdigest()[:16]
+    key = hashlib.sha256(b"\0".join([content, *(word.encode() for word in [*words, *libraries])])).hexdigest()[:16]
     target = CACHE / key / output
     if target.exists():
         return target
@@ -47,7 +70,7 @@ def build(source: str, flags: Sequence[str], output: str) -> Path:
     # Two processes or threads may compile at the same time: each writes its own file, the rename decides.
     partial = target.with_name(f"{output}.{os.getpid()}.{threading.get_ident()}")
     done = subprocess.run(
-        [*command, str(SOURCES / source), "-o", str(partial), *libraries], capture_output=True, text=True, check=False
+        [*words, str(SOURCES / source), "-o", str(partial), *libraries], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         partial.unlink(missing_ok=True)

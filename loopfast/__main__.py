@@ -1,4 +1,7 @@
-"""`python -m loopfast`: what is installed and on what machine, in a form to paste into a bug report."""
+"""`python -m loopfast`: what is installed and on what machine, in a form to paste into a bug report.
+
+`python -m loopfast bench` is the benchmark command.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import loopfast
-from loopfast import _info
+from loopfast import _bench, _info
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -17,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m loopfast",
         description="Print the versions, the build, the machine and the features of this loopfast installation, for "
         "bug reports. Contains no host name and no user name.",
+        epilog="`python -m loopfast bench --help` tells about the benchmark command.",
     )
     parser.add_argument(
         "--version", action="version", version=f"loopfast {loopfast.__version__} (libuv {loopfast.libuv_version()})"
@@ -31,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: ``--help`` and ``--version`` with status 0, wrong usage with status 2.
     """
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["bench"]:
+        return _bench.main(words[1:])
+    arguments = _parser().parse_args(words)
     facts = _info.collect()
     try:
         print(json.dumps(facts, indent=2) if arguments.json else _info.render(facts), flush=True)

@@ -33,7 +33,8 @@ LAYERS = (
     ("_version", "_endpoints", "_loop"),
     ("_run", "_policy", "_install"),
     ("",),  # the package itself: public names
-    ("_info",),
+    ("_info", "bench"),
+    ("_bench",),
     ("__main__",),
 )
 #: The first layer that is plain Python; below it everything is compiled.

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import loops as loops_module
-from bench import native
-from bench.budget import report
-from bench.budget.measure import Cost, measure
+from .. import loops as loops_module
+from .. import native
+from . import report
+from .measure import Cost, measure
 
 DESCRIPTION = """
 Counts what one operation of an event loop costs: user-space instructions (valgrind's callgrind) and system calls

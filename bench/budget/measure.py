@@ -14,14 +14,13 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bench import load, native
-from bench.budget.rows import ROWS, Row
-from bench.budget.worker import MARK
+from .. import load, native
+from .rows import ROWS, Row
+from .worker import MARK
 
 TIMEOUT = 300
 """Seconds after which a worker is given up; the longest row takes about ten."""
@@ -91,12 +90,11 @@ def worker(prefix: list[str], row: Row, loop: str, marks: str, counts: tuple[int
             )
             stack.callback(_end, client)
             descriptors = [listener.fileno(), client.stdin.fileno(), client.stdout.fileno()]
-        command = [*prefix, sys.executable, "-m", "bench.budget.worker", row.name, loop, marks]
+        command = [*prefix, *native.command("budget.worker", row.name, loop, marks)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         environment |= {"PYTHONHASHSEED": "0", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         measured = subprocess.Popen(
             [*command, *map(str, [*descriptors, *counts])],
-            cwd=native.ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -17,8 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from bench import native
-from bench.load import Load
+from .. import native
+from ..load import Load
 
 Loop = asyncio.AbstractEventLoop
 

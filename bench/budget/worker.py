@@ -1,6 +1,6 @@
 """The measured process: runs one row on one loop in marked sections, under callgrind or strace.
 
-Started by measure.py only: ``python -m bench.budget.worker ROW LOOP MARKS LISTENER TO_CLIENT FROM_CLIENT N0 N1 N2``,
+Started by measure.py only: ``launch.py budget.worker ROW LOOP MARKS LISTENER TO_CLIENT FROM_CLIENT N0 N1 N2``,
 the descriptors being -1 for a row without a client.
 """
 
@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import loops, native
-from bench.budget.rows import ROWS, Row
+from .. import loops, native
+from .rows import ROWS, Row
 
 MARK = "loopfast-mark"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.native import ROOT
+from bench.native import SOURCES
 
 UVICORN_LOOPS = {"loopfast": "loopfast:new_event_loop", "uvloop": "uvloop", "asyncio": "asyncio"}
 """What uvicorn's --loop is told, for each loop; a loop that is not its own is named as an import string."""
@@ -58,7 +58,7 @@ class Server:
         # A session of its own: Ctrl+C reaches this process only, which then ends the server, whatever that is doing.
         self._process = subprocess.Popen(
             [*self._prefix, *self.command],
-            cwd=ROOT,
+            cwd=SOURCES.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

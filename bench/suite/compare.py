@@ -6,10 +6,10 @@ import dataclasses
 import math
 import statistics
 
-from bench.suite import stats
-from bench.suite.results import Results
-from bench.suite.show import duration, ratio_text
-from bench.text import table
+from . import stats
+from .results import Results
+from .show import duration, ratio_text
+from ..text import table
 
 
 @dataclasses.dataclass(frozen=True)

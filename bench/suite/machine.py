@@ -10,7 +10,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-from bench.native import ROOT
+from .. import native
 
 
 def describe() -> dict[str, str]:
@@ -76,9 +76,12 @@ def loopfast_build() -> str:
 
 def commit() -> str:
     """Returns the commit of the checkout, marked where files of it were changed, empty outside one."""
+    root = native.checkout()
+    if root is None:
+        return ""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -8,14 +8,16 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from bench.native import ROOT, Unavailable
-from bench.suite.results import Sample
-from bench.suite.worker import REASON
+from .. import native
+from ..native import Unavailable
+from .results import Sample
+from .worker import REASON
 
+INHERIT = ("--inherit-environ", ",".join(name for name in os.environ if name.startswith(("PYTHON", "LD_", "UV_", "XDG_"))))
+"""pyperf gives its workers almost no environment; without these they would find other modules than their parent."""
 TIMEOUT = 90
 """Seconds after which a measured process is given up."""
 
@@ -38,7 +40,7 @@ class Micro:
         """Returns the sample of one process; raises Failed where it does not end well."""
         with tempfile.TemporaryDirectory(prefix="loopfast-bench-") as folder:
             file = Path(folder, "pyperf.json")
-            command = [sys.executable, "-m", "bench.suite.worker", "--quiet", "--processes", "1", "--warmups", "1"]
+            command = native.command("suite.worker", "--quiet", "--processes", "1", "--warmups", "1", *INHERIT)
             command += ["--values", str(self.values), "--min-time", str(self.min_time), "--output", str(file)]
             command += ["--loops", str(self.repeats)] if self.repeats is not None else []
             run_group([*command, self.workload, self.loop])
@@ -59,7 +61,6 @@ def run_group(command: list[str]) -> None:
     """Runs `command` to its end in a session of its own and leaves no process of it; raises Failed with the reason."""
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

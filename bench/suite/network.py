@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import native
-from bench.load import Generator, LoadError, cpu_seconds
-from bench.native import ROOT, Unavailable
-from bench.suite.micro import Failed, reason
-from bench.suite.registry import Workload
-from bench.suite.results import Sample
+from .. import native
+from ..load import Generator, LoadError, cpu_seconds
+from ..native import Unavailable
+from .micro import Failed, reason
+from .registry import Workload
+from .results import Sample
 
 START_SECONDS = 30
 
@@ -63,10 +63,10 @@ class Network:
     def _serving(self, cpus: set[int] | None) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
         with tempfile.TemporaryDirectory(prefix="loopfast-bench-") as folder:
             path = str(Path(folder, "socket")) if self.workload.load.protocol == "unix" else "-"
-            command = [sys.executable, "-m", "bench.suite.serve", self.workload.name, self.loop, path]
+            command = native.command("suite.serve", self.workload.name, self.loop, path)
             with open(Path(folder, "stderr"), "w+") as complaint:
                 process = subprocess.Popen(
-                    command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaint, text=True
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaint, text=True
                 )
                 try:
                     if cpus:

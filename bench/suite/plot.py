@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.native import Unavailable
-from bench.suite.results import Results, Row
-from bench.suite.run import BASE
-from bench.suite.show import ratio_to_base
+from ..native import Unavailable
+from .results import Results, Row
+from .run import BASE
+from .show import ratio_to_base
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
 """Told apart by readers with any colour vision (Paul Tol's "bright" scheme)."""

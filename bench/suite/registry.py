@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.load import Load
+from ..load import Load
 
 Loop = asyncio.AbstractEventLoop
 LOOP_VARIABLE = "LOOPFAST_BENCH_LOOP"
@@ -113,7 +113,7 @@ def check(done: int, wanted: int) -> None:
 def load_all() -> dict[str, Workload]:
     """Returns the table with every module of workloads/ imported."""
     for name in AREAS:
-        importlib.import_module(f"bench.suite.workloads.{name}")
+        importlib.import_module(f".workloads.{name}", __package__)
     # As written, but with the loads of a server from small to large: stacked decorators register from below.
     places: dict[str, int] = {}
     for workload in WORKLOADS.values():

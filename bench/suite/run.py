@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bench import loops
-from bench.suite import machine, micro, network
-from bench.suite.registry import Workload
-from bench.suite.results import Cell, Results, Row, Sample
+from .. import loops
+from . import machine, micro, network
+from .registry import Workload
+from .results import Cell, Results, Row, Sample
 
 BASE = "asyncio"
 """The loop that is always measured, and that the others are compared with."""

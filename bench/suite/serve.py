@@ -1,4 +1,4 @@
-"""The measured process of a server workload: ``python -m bench.suite.serve WORKLOAD LOOP ADDRESS``.
+"""The measured process of a server workload: ``launch.py suite.serve WORKLOAD LOOP ADDRESS``.
 
 ADDRESS is the path of a UNIX socket to be made, or "-". The port (0 for a path) is printed once the server accepts;
 the process then serves until it is killed.
@@ -12,9 +12,9 @@ import signal
 import socket
 import sys
 
-from bench import loops
-from bench.suite.registry import Workload, load_all
-from bench.suite.worker import REASON
+from .. import loops
+from .registry import Workload, load_all
+from .worker import REASON
 
 PR_SET_PDEATHSIG = 1
 

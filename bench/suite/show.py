@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from bench.suite import stats
-from bench.suite.results import Cell, Results, Row, Sample
-from bench.suite.run import BASE, Watcher
-from bench.text import table
+from . import stats
+from .results import Cell, Results, Row, Sample
+from .run import BASE, Watcher
+from ..text import table
 
 HEADINGS = ("loop", "time/op", "op/s", "to asyncio", "spread", "p50", "p99", "p99.9", "CPU/op", "CPU ratio", "remarks")
 PAGE = """<!doctype html>

@@ -1,4 +1,4 @@
-"""The measured process of a micro workload: ``python -m bench.suite.worker WORKLOAD LOOP``, a pyperf script.
+"""The measured process of a micro workload: ``launch.py suite.worker WORKLOAD LOOP``, a pyperf script.
 
 pyperf does the calibration, the warm-up and the timing, and starts this module again as its own worker.
 """
@@ -10,8 +10,8 @@ import os
 import sys
 import time
 
-from bench import loops
-from bench.suite.registry import LOOP_VARIABLE, load_all
+from .. import loops, native
+from .registry import LOOP_VARIABLE, load_all
 
 REASON = "bench-reason: "
 """Begins the line of standard error that tells why the workload could not be measured."""
@@ -24,7 +24,7 @@ def main() -> None:
     def keep_names(command: list[str], arguments: argparse.Namespace) -> None:
         command.extend([arguments.workload, arguments.loop])
 
-    runner = pyperf.Runner(program_args=("-m", "bench.suite.worker"), add_cmdline_args=keep_names)
+    runner = pyperf.Runner(program_args=(str(native.LAUNCHER), "suite.worker"), add_cmdline_args=keep_names)
     runner.argparser.add_argument("workload")
     runner.argparser.add_argument("loop")
     arguments = runner.parse_args()

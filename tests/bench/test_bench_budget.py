@@ -148,7 +148,7 @@ def test_differencing_finds_the_known_cost(tmp_path, monkeypatch: pytest.MonkeyP
         "rows.ROWS['known'] = rows.Row('known', known, (100, 100, 2100))\n"
         "rows.ROWS['twice'] = rows.Row('twice', twice, (100, 100, 2100))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{native.ROOT}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{native.SOURCES.parent}")
     counts = (100, 100, 2100)
     once, twice = (Row(name, known, counts) for name in ("known", "twice"))
     assert measure.syscalls(once, "asyncio", counts) == ({"getppid": 1.0}, [])
@@ -179,7 +179,7 @@ def test_the_command_measures_gates_and_names_what_is_missing(tmp_path) -> None:
             "--loops",
             "asyncio,no_such_package:new_event_loop",
         ],
-        cwd=native.ROOT,
+        cwd=native.SOURCES.parent,
         capture_output=True,
         text=True,
         check=False,
@@ -203,7 +203,7 @@ def test_the_command_measures_gates_and_names_what_is_missing(tmp_path) -> None:
 )
 def test_bad_words_are_refused(words: list[str], complaint: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.budget", *words], cwd=native.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "bench.budget", *words], cwd=native.SOURCES.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert complaint in done.stderr

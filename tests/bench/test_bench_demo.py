@@ -29,7 +29,7 @@ LOOPS = ["loopfast", "asyncio"]
 
 def demo(*words: str) -> subprocess.CompletedProcess[str]:
     """Runs the demonstration to its end."""
-    return subprocess.run([*COMMAND, *words], cwd=native.ROOT, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run([*COMMAND, *words], cwd=native.SOURCES.parent, capture_output=True, text=True, check=False, timeout=110)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -51,7 +51,7 @@ def test_every_route_is_checked_and_the_loops_are_set_side_by_side(loop: str) ->
 def test_serve_answers_until_interrupted(loop: str) -> None:
     server = subprocess.Popen(
         [*COMMAND, "--serve", "--port", "0", "--loop", loop],
-        cwd=native.ROOT,
+        cwd=native.SOURCES.parent,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -74,7 +74,7 @@ def test_serve_answers_until_interrupted(loop: str) -> None:
 def test_an_interrupt_leaves_no_process_behind() -> None:
     running = subprocess.Popen(
         [*COMMAND, "--loop", "asyncio"],
-        cwd=native.ROOT,
+        cwd=native.SOURCES.parent,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

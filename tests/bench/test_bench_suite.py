@@ -324,7 +324,7 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     words = ["run", "--quick", "--rounds", "2", "call_soon.single", "future.*", "-o", str(file)]
     words += ["--loops", "loopfast,asyncio:NoSuchLoop"]
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *words], cwd=native.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "bench", *words], cwd=native.SOURCES.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "bench: asyncio:NoSuchLoop is not measured: ImportError" in done.stderr

@@ -113,7 +113,55 @@ def test_the_wheel_holds_one_libuv_and_the_licences(wheel: Path) -> None:
     licences = [name for name in names if "/licenses/" in name]
     assert any(name.endswith("/LICENSE") for name in licences) and any("libuv" in name.lower() for name in licences)
     assert "loopfast/core.pxd" in names and "loopfast/py.typed" in names
-    assert not [name for name in names if name.endswith((".pyx", ".c"))]
+    assert not [name for name in names if name.endswith((".pyx", ".c")) and not name.startswith("loopfast/bench/")]
+    assert wheel.stat().st_size < 1.5 * 2**20
+
+
+def test_the_wheel_carries_the_benchmarks_and_no_demonstration(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        "loopfast/bench/__init__.py",
+        "loopfast/bench/__main__.py",
+        "loopfast/bench/launch.py",
+        "loopfast/bench/load.c",
+        "loopfast/bench/budget/targets.toml",
+        "loopfast/bench/suite/workloads/web.py",
+    } <= names
+    assert not [name for name in names if name.startswith(("bench/", "loopfast/bench/demo/", "loopfast/bench/results/"))]
+
+
+def test_the_benchmark_command_of_the_wheel(
+    wheel: Path, environment: Path, offline: dict[str, str], tmp_path: Path
+) -> None:
+    subprocess.run(
+        [python(environment), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel],
+        check=True,
+        env=offline,
+    )
+    clean = {name: value for name, value in offline.items() if not name.startswith("PYTHON")}
+
+    def ask(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120)
+
+    command = Path(python(environment)).with_name("loopfast-bench")
+    for words in ([command], [python(environment), "-m", "loopfast", "bench"]):
+        done = ask(*words, "list")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "loopfast-bench: pyperf is not installed: pip install 'loopfast[bench]'\n"
+
+    import pyperf
+
+    [site] = environment.glob("lib/python*/site-packages") if os.name != "nt" else environment.glob("Lib/site-packages")
+    link = site / "pyperf"
+    link.symlink_to(Path(pyperf.__file__).parent)
+    try:
+        done = ask(command, "run", "--quick", "--rounds", "2", "call_soon.single", "startup.process", "-o", "got.json")
+        assert done.returncode == 0, done.stderr
+        assert "failed" not in done.stdout and "loopfast" in done.stdout
+        again = ask(python(environment), "-m", "loopfast", "bench", "report", "got.json")
+        assert again.returncode == 0 and "call_soon.single" in again.stdout
+    finally:
+        link.unlink()
 
 
 def test_the_wheel_runs_outside_the_checkout(

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from bench.suite.registry import Loop, check, micro
+from ..registry import Loop, check, micro
 
 TIMERS = 10_000
 

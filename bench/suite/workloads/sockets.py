@@ -7,8 +7,8 @@ import socket
 import ssl
 from typing import Any
 
-from bench.budget.rows import certificate
-from bench.suite.registry import Loop, server
+from ...budget.rows import certificate
+from ..registry import Loop, server
 
 BACKLOG = 2048
 HEADER = b"0123456789abcdef" * 8

@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 
-from bench import loops
-from bench.native import ROOT
-from bench.suite.registry import LOOP_VARIABLE, Loop, check, micro
+from ... import loops
+from ..registry import LOOP_VARIABLE, Loop, check, micro
 
 PROGRAM = """
 import asyncio
-from bench import loops
-with asyncio.Runner(loop_factory=loops.factory({name!r})) as runner:
+{imports}
+with asyncio.Runner(loop_factory={factory}) as runner:
     print(runner.run(asyncio.sleep(0, "done")))
 """
 
@@ -33,7 +32,8 @@ def startup_loop(_loop: Loop, repeats: int) -> None:
 
 @micro("startup.process", "an interpreter started that imports the loop and runs sleep(0)", batch=1)
 def startup_process(_loop: Loop, repeats: int) -> None:
-    command = [sys.executable, "-c", PROGRAM.format(name=os.environ[LOOP_VARIABLE])]
+    imports, factory = loops.source(os.environ[LOOP_VARIABLE])
+    command = [sys.executable, "-c", PROGRAM.format(imports=imports, factory=factory)]
     for _ in range(repeats):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         check(int(done.stdout.strip() == "done"), 1)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-from bench.suite.registry import Loop, WrongWork, check, micro
+from ..registry import Loop, WrongWork, check, micro
 
 
 @micro("task.sleep0", "await sleep(0), one task", batch=100, quick=True)

@@ -7,7 +7,7 @@ import json
 import socket
 from typing import Any
 
-from bench.suite.registry import Loop, server
+from ..registry import Loop, server
 
 BACKLOG = 2048
 GREETING = {"message": "hello", "numbers": [1, 2, 3]}

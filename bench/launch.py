@@ -1,0 +1,31 @@
+"""Runs a module of this folder in a process of its own: ``python launch.py suite.worker ARGUMENTS``.
+
+By its path and not as a part of a package: as a part of the installed loopfast it would import loopfast first, and a
+process that measures another loop must not hold it.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import runpy
+import sys
+
+PACKAGE = "loopfast_bench"
+"""What the folder is called in such a process, wherever it is installed."""
+
+
+def main() -> None:
+    """Runs the module that the first argument names as __main__."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    # The folder of a script comes first on the path, where load.py and the like would hide other modules. The current
+    # one instead, as with `python -m`: that is where a loop of the caller's own is.
+    sys.path[0] = os.getcwd()
+    spec = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
+    spec.submodule_search_locations = [folder]
+    sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+    module = sys.argv.pop(1)
+    runpy.run_module(f"{PACKAGE}.{module}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
