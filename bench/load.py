@@ -41,10 +41,10 @@ class Load:
         """
         words = [str(program(tls=self.protocol == "tls")), "--protocol", self.protocol, "--host", host]
         words += ["--port", str(port), "--connections", str(self.connections), "--pipeline", str(self.pipeline)]
-        if self.protocol == "http":
+        if self.protocol in ("http", "ws"):
             words += ["--method", self.method, "--path", self.path]
             words += ["--body", self.body] if self.body is not None else []
-        else:
+        if self.protocol != "http":
             words += ["--size", str(self.size), "--reply", str(self.reply or self.size)]
         return words + (["--fresh"] if self.fresh else [])
 

@@ -53,6 +53,19 @@ def source(name: str) -> tuple[str, str]:
     return f"import {name}", f"{name}.new_event_loop"
 
 
+def same(first: str, second: str) -> bool:
+    """Tells whether both names mean the same class of loop here."""
+    kinds = []
+    for name in (first, second):
+        try:
+            loop = factory(name)()
+        except ImportError:
+            return False
+        kinds.append(type(loop))
+        loop.close()
+    return kinds[0] is kinds[1]
+
+
 def version(name: str) -> str:
     """Returns one line that says which version of the loop called `name` is installed.
 

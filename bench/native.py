@@ -1,4 +1,4 @@
-"""Where the benchmarks are, their processes, and their C programs: compiled on the spot and kept by source and command."""
+"""Where the benchmarks are, how their processes start, and their C programs, compiled on the spot and kept."""
 
 from __future__ import annotations
 

@@ -77,12 +77,19 @@ def worker(prefix: list[str], row: Row, loop: str, marks: str, counts: tuple[int
         client = None
         if row.load is not None:
             kind = socket.SOCK_DGRAM if row.load.protocol == "udp" else socket.SOCK_STREAM
-            listener = stack.enter_context(socket.socket(socket.AF_INET, kind))
-            listener.bind(("127.0.0.1", 0))
+            local = row.load.protocol == "unix"
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX if local else socket.AF_INET, kind))
+            if local:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="loopfast-budget-"))
+                address = str(Path(folder, "socket")), 0
+                listener.bind(address[0])
+            else:
+                listener.bind(("127.0.0.1", 0))
+                address = listener.getsockname()
             if kind == socket.SOCK_STREAM:
                 listener.listen(128)
             client = subprocess.Popen(
-                row.load.command(*listener.getsockname()),
+                row.load.command(*address),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

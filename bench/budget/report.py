@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .measure import Cost
 from ..text import table as text_table
+from .measure import Cost
 
 DATA = Path(__file__).with_name("targets.toml")
 

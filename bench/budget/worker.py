@@ -72,6 +72,16 @@ def prepare(
     return client.run, loop.run_until_complete(row.run(loop, bound))
 
 
+def find(name: str, loop_name: str) -> Row:
+    """Returns the row called `name`, which may be a workload of the suite."""
+    if not name.startswith("suite:"):
+        return ROWS[name]
+    from ..suite import counting, registry
+
+    os.environ[registry.LOOP_VARIABLE] = loop_name
+    return counting.row(name)
+
+
 def main(arguments: list[str]) -> None:
     """Runs warm-up, short and long section of the row that the command line names."""
     name, loop_name, marks, *numbers = arguments
@@ -83,7 +93,7 @@ def main(arguments: list[str]) -> None:
         sys.setswitchinterval(sys.getswitchinterval() * 50)
     loop = loops.factory(loop_name)()
     asyncio.set_event_loop(loop)
-    run, _keep = prepare(ROWS[name], loop, listener, to_client, from_client)
+    run, _keep = prepare(find(name, loop_name), loop, listener, to_client, from_client)
     run(warm_up)
     # The garbage collector stays on, being a part of what collectable handles cost; what start-up left is set aside, so
     # that the collections of a section look at the section's own objects only and come at the same points each time.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import importlib.metadata
 import os
 import platform
 import shlex
+import ssl
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -20,12 +23,14 @@ def describe() -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": processor(),
         "processors": f"{usable} usable of {os.cpu_count()}",
-        "governor": first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "not told by this machine",
+        "turbo": {"0": "on", "1": "off"}.get(first_line("/sys/devices/system/cpu/intel_pstate/no_turbo"), ""),
         "system": system(),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}",
         "python build": build_flags(),
         "loopfast build": loopfast_build(),
+        "libraries": libraries(),
         "commit": commit(),
         "load before": " ".join(f"{value:.2f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "",
     }
@@ -72,6 +77,15 @@ def loopfast_build() -> str:
     except ImportError:
         return ""
     return ", ".join(f"{name} {value}" for name, value in build_info().items())
+
+
+def libraries() -> str:
+    """Returns the versions of what the workloads use besides a loop."""
+    found = []
+    for name in ("pyperf", "uvicorn", "fastapi", "httptools", "h11", "websockets", "aiohttp"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join([*found, ssl.OPENSSL_VERSION])
 
 
 def commit() -> str:

@@ -16,7 +16,10 @@ from ..native import Unavailable
 from .results import Sample
 from .worker import REASON
 
-INHERIT = ("--inherit-environ", ",".join(name for name in os.environ if name.startswith(("PYTHON", "LD_", "UV_", "XDG_"))))
+INHERIT = (
+    "--inherit-environ",
+    ",".join(name for name in os.environ if name.startswith(("PYTHON", "LD_", "UV_", "XDG_"))),
+)
 """pyperf gives its workers almost no environment; without these they would find other modules than their parent."""
 TIMEOUT = 90
 """Seconds after which a measured process is given up."""
@@ -48,7 +51,7 @@ class Micro:
 
             benchmark = pyperf.Benchmark.load(str(file))
         self.repeats = benchmark.get_loops()
-        return Sample(values=list(benchmark.get_values()))
+        return Sample(list(benchmark.get_values()), operations=benchmark.get_total_loops())
 
 
 def require_pyperf() -> None:

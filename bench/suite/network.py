@@ -39,6 +39,8 @@ class Network:
         """Returns the sample of one server process; raises Failed where it does not serve or answers wrongly."""
         load = self.workload.load
         for_server, for_client = self.cpus
+        if self.workload.idle:
+            return self._memory()
         with self._serving(for_server) as (process, host, port):
             if self.workload.expect is not None:
                 self._check_answer(host, port)
@@ -57,7 +59,28 @@ class Network:
             except FileNotFoundError:  # the server's folder in /proc
                 raise Failed("the server ended during the measurement") from None
         latency = {"p50": got.p50_us, "p99": got.p99_us, "p99.9": got.p999_us, "max": got.max_us}
-        return Sample([got.seconds / got.messages], latency, cpu / got.messages, share, got.bytes / got.seconds)
+        flow = got.bytes / got.seconds
+        return Sample([got.seconds / got.messages], latency, cpu / got.messages, share, flow, got.messages)
+
+    def _memory(self) -> Sample:
+        """Returns the sample of the bytes that one of many connections adds to the server, once it has been used."""
+        load = self.workload.load
+        few = load.connections // 10
+        for_server, for_client = self.cpus
+        try:
+            with self._serving(for_server) as (process, host, port), Generator(load, host, port, for_client) as client:
+                # The first ones pay for what all share; the phases open as many connections as they have messages.
+                client.run(count=few)
+                before = memory(process.pid)
+                client.run(count=load.connections)
+                grown = memory(process.pid) - before
+        except LoadError as error:
+            raise Failed(str(error)) from None
+        except FileNotFoundError:
+            raise Failed("the server ended during the measurement") from None
+        if grown <= 0:
+            raise Failed(f"the server's memory did not grow with {load.connections - few} connections")
+        return Sample([grown / (load.connections - few)])
 
     @contextlib.contextmanager
     def _serving(self, cpus: set[int] | None) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
@@ -94,6 +117,14 @@ class Network:
             raise Failed(f"{type(error).__name__}: {error}") from None
         finally:
             connection.close()
+
+
+def memory(pid: int) -> int:
+    """Returns the bytes that the process `pid` occupies, pages it shares counted in part (Linux's PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise Failed("the system does not tell the memory of a process")
 
 
 def first_line(process: subprocess.Popen[str]) -> str:

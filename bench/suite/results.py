@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Self
 
-FORMAT = 1
+FORMAT = 2
 
 
 class BadFile(Exception):
@@ -18,10 +18,10 @@ class BadFile(Exception):
 
 @dataclasses.dataclass
 class Sample:
-    """What one process measured: `values` in seconds per operation, and of servers the figures beside them.
+    """What one process measured: `values` in the row's unit per operation, and of servers the figures beside them.
 
-    `latency` holds percentiles in microseconds, `cpu` the server's processor seconds per operation, `client` the
-    generator's share of a processor.
+    `operations` is how many of them one value was measured over; `latency` holds percentiles in microseconds, `cpu`
+    the server's processor seconds per operation, `client` the generator's share of a processor.
     """
 
     values: list[float]
@@ -29,18 +29,33 @@ class Sample:
     cpu: float | None = None
     client: float | None = None
     bytes_per_second: float | None = None
+    operations: int | None = None
+
+
+@dataclasses.dataclass
+class Counts:
+    """User-space instructions and system calls (by name) of one operation, or the `reason` why they are not known."""
+
+    instructions: float | None = None
+    syscalls: dict[str, float] | None = None
+    reason: str | None = None
 
 
 @dataclasses.dataclass
 class Cell:
-    """One workload on one loop: a sample per round, or the reason why there is none."""
+    """One workload on one loop: a sample per round, or the reason why there is none.
+
+    `warnings` are pyperf's about the stability of the values.
+    """
 
     samples: list[Sample] = dataclasses.field(default_factory=list)
     error: str | None = None
+    counts: Counts | None = None
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def values(self) -> list[float]:
-        """One value per round, the median of its process, in seconds per operation."""
+        """One value per round, the median of its process."""
         return [statistics.median(sample.values) for sample in self.samples]
 
     def figure(self, name: str) -> float | None:
@@ -52,12 +67,15 @@ class Cell:
 
 @dataclasses.dataclass
 class Row:
-    """One workload on all loops."""
+    """One workload on all loops. `unit` is pyperf's name for what the values are; size and connections a server's."""
 
     name: str
     title: str
     group: str
     kind: str
+    unit: str = "second"
+    size: int | None = None
+    connections: int | None = None
     cells: dict[str, Cell] = dataclasses.field(default_factory=dict)
 
 
@@ -87,7 +105,7 @@ class Results:
         except ValueError:
             raise BadFile(f"{path} is no JSON file") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise BadFile(f"{path} is no result of python -m bench run (format {FORMAT})")
+            raise BadFile(f"{path} is no result of the command run (format {FORMAT})")
         try:
             del content["format"]
             rows = [cls._row(row) for row in content.pop("rows")]
@@ -97,10 +115,11 @@ class Results:
 
     @staticmethod
     def _row(row: dict[str, Any]) -> Row:
-        cells = {
-            name: Cell([Sample(**sample) for sample in cell["samples"]], cell["error"])
-            for name, cell in row["cells"].items()
-        }
+        cells = {}
+        for name, cell in row["cells"].items():
+            counts = None if cell["counts"] is None else Counts(**cell["counts"])
+            samples = [Sample(**sample) for sample in cell["samples"]]
+            cells[name] = Cell(samples, cell["error"], counts, cell["warnings"])
         return Row(**{**row, "cells": cells})
 
     def export(self, folder: Path) -> list[Path]:
@@ -115,12 +134,19 @@ class Results:
                 cell = row.cells.get(loop)
                 if cell is None or not cell.samples:
                     continue
-                metadata = {"name": row.name, "unit": "second", "description": row.title, "event_loop": version}
+                metadata = {"name": row.name, "unit": row.unit, "description": row.title, "event_loop": version}
                 metadata |= {f"bench_{key}": value for key, value in self.machine.items()}
-                runs = [pyperf.Run(s.values, metadata=metadata, collect_metadata=False) for s in cell.samples]
+                runs = [
+                    pyperf.Run(s.values, metadata=metadata | loops(s), collect_metadata=False) for s in cell.samples
+                ]
                 benchmarks.append(pyperf.Benchmark(runs))
             if benchmarks:
                 path = folder / f"{loop.replace(':', '.')}.json"
                 pyperf.BenchmarkSuite(benchmarks).dump(str(path), replace=True)
                 written.append(path)
         return written
+
+
+def loops(sample: Sample) -> dict[str, int]:
+    """Returns pyperf's name and number of the operations of one value, nothing where it is not known or only one."""
+    return {"loops": sample.operations} if sample.operations is not None and sample.operations > 1 else {}

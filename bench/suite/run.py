@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import loops
-from . import machine, micro, network
+from . import counting, machine, micro, network, stability
 from .registry import Workload
 from .results import Cell, Results, Row, Sample
 
@@ -20,12 +20,16 @@ DEFAULT = ("asyncio", "loopfast", "uvloop")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How long to measure: `rounds` per loop; per process `values` of `min_time` s, or `seconds` of load."""
+    """How long to measure: `rounds` per loop; per process `values` of `min_time` s, or `seconds` of load.
+
+    `counts` adds instructions and system calls.
+    """
 
     rounds: int = 5
     values: int = 3
     min_time: float = 0.1
     seconds: float = 0.8
+    counts: bool = False
 
 
 QUICK = Settings(rounds=3, values=2, min_time=0.03, seconds=0.25)
@@ -47,6 +51,9 @@ class Watcher:
     def step(self, workload: str, loop: str, sample: Sample | None) -> None:
         """A process has been measured, or (None) left out because the loop failed before."""
 
+    def counting(self, workload: str, loop: str) -> None:
+        """Instructions and system calls are being counted."""
+
     def done(self, row: Row) -> None:
         """All rounds of a workload are over."""
 
@@ -54,14 +61,17 @@ class Watcher:
 def choose(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Returns the loops of `names` that can be measured here, BASE first, and of the others the reasons why not.
 
-    "all" stands for every loop that is known. Raises ValueError for a name that no loop has.
+    "all" stands for every loop that is known, but for another name of BASE. Raises ValueError for a name that no loop
+    has.
     """
     wanted: list[str] = [BASE]
-    for name in names:
-        for each in (*loops.NAMES, *loops.PEERS) if name == "all" else (name,):
-            if each not in wanted:
-                wanted.append(each)
     absent = {}
+    for name in names:
+        for each in (*loops.NAMES, *loops.ALIASES, *loops.PEERS) if name == "all" else (name,):
+            if name == "all" and each in loops.ALIASES and loops.same(each, BASE):
+                absent[each] = f"the same as {BASE} on this platform"
+            elif each not in wanted:
+                wanted.append(each)
     for name in wanted:
         try:
             loops.factory(name)
@@ -93,10 +103,17 @@ def run(
     watcher.begin(len(workloads) * settings.rounds * len(names))
     for workload in workloads:
         row = measure_row(workload, names, settings, cpus, watcher.step)
+        if settings.counts:
+            for name, cell in row.cells.items():
+                watcher.counting(workload.name, name)
+                cell.counts = counting.count(workload, name, cell)
         results.rows.append(row)
         watcher.done(row)
         if output is not None:
             results.save(output)
+    stability.judge(results)
+    if output is not None:
+        results.save(output)
     return results
 
 
@@ -108,14 +125,18 @@ def measure_row(
     step: Callable[[str, str, Sample | None], None],
 ) -> Row:
     """Returns the row of `workload`; a loop that fails once is not asked again."""
-    row = Row(workload.name, workload.title, workload.group, "micro" if workload.load is None else "server")
+    load = workload.load
+    kind = "memory" if workload.idle else "micro" if load is None else "server"
+    row = Row(workload.name, workload.title, workload.group, kind, workload.unit)
+    if load is not None:
+        row.size, row.connections = load.size, load.connections
     row.cells = {name: Cell() for name in names}
-    reason = None if workload.load is None else network.missing(workload)
+    reason = None if load is None else network.missing(workload)
     for cell in row.cells.values():
         cell.error = reason
     measured: dict[str, Measured] = {
         name: micro.Micro(workload.name, name, settings.min_time, settings.values)
-        if workload.load is None
+        if load is None
         else network.Network(workload, name, settings.seconds, cpus)
         for name in names
     }

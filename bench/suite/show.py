@@ -1,4 +1,4 @@
-"""Results as tables: for the terminal with rich where it is installed, as plain text and as Markdown."""
+"""Results as tables: for the terminal with rich where it is installed, as plain text and as Markdown; progress."""
 
 from __future__ import annotations
 
@@ -7,29 +7,18 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from html import escape
 
+from ..text import table
 from . import stats
 from .results import Cell, Results, Row, Sample
 from .run import BASE, Watcher
-from ..text import table
 
-HEADINGS = ("loop", "time/op", "op/s", "to asyncio", "spread", "p50", "p99", "p99.9", "CPU/op", "CPU ratio", "remarks")
-PAGE = """<!doctype html>
-<meta charset="utf-8">
-<title>Event loops side by side</title>
-<style>
-body { font: 14px/1.4 sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; }
-h2 { font-size: 1em; margin: 2em 0 0; }
-p { margin: 0 0 .4em; }
-table { border-collapse: collapse; margin-bottom: 1em; font-variant-numeric: tabular-nums; }
-th, td { padding: .1em .8em; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-.faster { color: #161; }
-.slower { color: #a11; }
-svg { max-width: 100%; height: auto; }
-</style>"""
+HEADINGS = ("loop", "per op", "op/s", "to asyncio", "spread", "p50", "p99", "p99.9", "CPU/op", "CPU ratio", "remarks")
+COUNTED = ("instr/op", "calls/op")
+"""Headings that come before the remarks where instructions and system calls were counted."""
 UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+FEW = "Not enough samples"
+"""Begins pyperf's warning that a difference of one percent cannot be told; the intervals say what can."""
 NOISY = 0.25
 """Spread of the rounds above which a figure is called noisy."""
 BOUND = 0.9
@@ -44,6 +33,26 @@ def duration(seconds: float | None) -> str:
     value = seconds / size
     decimals = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{decimals}f} {unit}"
+
+
+def size_text(size: float | None) -> str:
+    """Returns a number of bytes with its unit, "-" for None."""
+    if size is None:
+        return "-"
+    for unit, step in (("MiB", 2**20), ("KiB", 2**10)):
+        if size >= step:
+            return f"{size / step:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def amount(row: Row, value: float | None) -> str:
+    """Returns a value of `row` with its unit."""
+    return size_text(value) if row.unit == "byte" else duration(value)
+
+
+def family(row: Row) -> str:
+    """Returns the first two parts of the name: the same code under several loads."""
+    return ".".join(row.name.split(".")[:2])
 
 
 def ratio_text(ratio: stats.Ratio) -> str:
@@ -79,28 +88,48 @@ def remarks(cell: Cell) -> str:
     words = []
     if stats.spread(cell.values) > NOISY:
         words.append("noisy")
+    if any(not warning.startswith(FEW) for warning in cell.warnings):
+        words.append("unstable")
     share = cell.figure("client")
     if share is not None and share > BOUND:
         words.append(f"generator {share:.0%} busy")
+    if cell.counts is not None and cell.counts.reason:
+        words.append("not counted")
     return ", ".join(words)
 
 
-def cells(row: Row, name: str) -> list[str]:
-    """Returns the texts of one loop's line, under HEADINGS."""
+def headings(results: Results) -> tuple[str, ...]:
+    """Returns the headings of the columns that `cells` fills."""
+    return (*HEADINGS[:-1], *(COUNTED if counted(results) else ()), HEADINGS[-1])
+
+
+def counted(results: Results) -> bool:
+    """Tells whether instructions and system calls were asked for."""
+    return bool(results.settings.get("counts"))
+
+
+def cells(row: Row, name: str, counts: bool = False) -> list[str]:
+    """Returns the texts of one loop's line, under `headings`; with `counts` those of COUNTED too."""
     cell = row.cells[name]
+    known = ["-"] * len(COUNTED) if counts else []
     if cell.error or not cell.samples:
-        return [name, *["-"] * 9, f"failed: {cell.error}"]
+        return [name, *["-"] * (len(HEADINGS) - 2), *known, f"failed: {cell.error}"]
     middle = statistics.median(cell.values)
     percentiles = [cell.figure(p) for p in ("p50", "p99", "p99.9")]
+    if counts and cell.counts is not None:
+        instructions, calls = cell.counts.instructions, cell.counts.syscalls
+        known[0] = "-" if instructions is None else f"{instructions:,.0f}"
+        known[1] = "-" if calls is None else f"{sum(calls.values()):.3g}"
     return [
         name,
-        duration(middle),
-        f"{1 / middle:,.0f}",
+        amount(row, middle),
+        "-" if row.unit == "byte" else f"{1 / middle:,.0f}",
         ratio_or_dash(row, name),
         f"{stats.spread(cell.values):.0%}",
         *[duration(None if p is None else p / 1e6) for p in percentiles],
         duration(cell.figure("cpu")),
         ratio_or_dash(row, name, cpu=True),
+        *known,
         remarks(cell),
     ]
 
@@ -141,13 +170,31 @@ def missing_lines(results: Results) -> list[str]:
     return [f"{name}: not measured: {reason}" for name, reason in results.absent.items()]
 
 
+def warning_lines(results: Results) -> list[str]:
+    """Returns pyperf's stability warnings, a line for each, and why something was not counted."""
+    lines = []
+    for row in results.rows:
+        for name, cell in row.cells.items():
+            lines += [f"{row.name} on {name}: {warning}" for warning in cell.warnings]
+            if cell.counts is not None and cell.counts.reason:
+                lines.append(f"{row.name} on {name}: {cell.counts.reason}")
+    return lines
+
+
+WARNINGS = "pyperf's warnings (pyperf check), and what could not be counted"
+
+
 def plain(results: Results) -> str:
     """Returns everything as plain text."""
     parts = ["\n".join(f"{name + ':':16}{value}" for name, value in facts(results))]
     for row in results.rows:
-        parts.append(f"{row.name}: {row.title}\n" + table(HEADINGS, [cells(row, n) for n in row.cells], left=(0, 10)))
+        lines = [cells(row, name, counted(results)) for name in row.cells]
+        heads = headings(results)
+        parts.append(f"{row.name}: {row.title}\n" + table(heads, lines, left=(0, len(heads) - 1)))
     if lines := summary(results):
         parts.append(table(SUMMARY, lines))
+    if lines := warning_lines(results):
+        parts.append("\n".join([f"{WARNINGS}:", *lines]))
     return "\n\n".join([*parts, *missing_lines(results)])
 
 
@@ -162,33 +209,13 @@ def markdown(results: Results) -> str:
     parts = ["\n".join(f"- {name}: {value}" for name, value in facts(results))]
     if lines := summary(results):
         parts.append(grid(SUMMARY, lines))
-    lines = [[f"`{row.name}`", *cells(row, name)] for row in results.rows for name in row.cells]
-    parts.append(grid(("workload", *HEADINGS), lines))
-    return "\n\n".join([*parts, *[f"- {line}" for line in missing_lines(results)]]) + "\n"
-
-
-def html(results: Results, picture: str | None) -> str:
-    """Returns everything as one page that needs nothing else; `picture` is an SVG element, if there is one."""
-
-    def grid(headings: Sequence[str], lines: Sequence[Sequence[str]], styles: Sequence[str]) -> str:
-        def line(kind: str, texts: Sequence[str], style: str = "") -> str:
-            mark = f' class="{style}"' if style else ""
-            return f"<tr{mark}>{''.join(f'<{kind}>{escape(text)}</{kind}>' for text in texts)}</tr>"
-
-        body = [line("td", texts, style) for texts, style in zip(lines, styles, strict=True)]
-        return "\n".join(["<table>", line("th", headings), *body, "</table>"])
-
-    parts = [PAGE, "<h1>Event loops side by side</h1>"]
-    parts.append(grid(("", ""), facts(results), [""] * len(facts(results))))
-    lines = summary(results)
-    parts.append(grid(SUMMARY, lines, [""] * len(lines)))
-    parts += [f"<p>{escape(line)}</p>" for line in missing_lines(results)]
-    if picture is not None:
-        parts.append(picture)
-    for row in results.rows:
-        parts.append(f"<h2>{escape(row.name)}</h2><p>{escape(row.title)}</p>")
-        parts.append(grid(HEADINGS, [cells(row, n) for n in row.cells], [verdict(row, n) for n in row.cells]))
-    return "\n".join(parts) + "\n"
+    lines = [[f"`{r.name}`", *cells(r, name, counted(results))] for r in results.rows for name in r.cells]
+    parts.append(grid(("workload", *headings(results)), lines))
+    if lines := missing_lines(results):
+        parts.append("\n".join(f"- {line}" for line in lines))
+    if lines := warning_lines(results):
+        parts.append("\n".join([f"{WARNINGS}:", "", *[f"- {line}" for line in lines]]))
+    return "\n\n".join(parts) + "\n"
 
 
 def verdict(row: Row, name: str) -> str:
@@ -223,9 +250,12 @@ def show(results: Results) -> None:
     for row in results.rows:
         console.print()
         console.print(f"[bold]{row.name}[/bold]  [dim]{row.title}[/dim]")
-        one = grid(HEADINGS)
+        one = grid(headings(results))
         for name in row.cells:
-            one.add_row(*cells(row, name), style={"faster": "green", "slower": "red"}.get(verdict(row, name), ""))
+            one.add_row(
+                *cells(row, name, counted(results)),
+                style={"faster": "green", "slower": "red"}.get(verdict(row, name), ""),
+            )
         console.print(one)
     if lines := summary(results):
         console.print()
@@ -235,6 +265,9 @@ def show(results: Results) -> None:
         console.print(total)
     for line in missing_lines(results):
         console.print(line, markup=False)
+    if lines := warning_lines(results):
+        console.print(f"\n{WARNINGS}:")
+        console.print("\n".join(lines), markup=False, style="dim")
 
 
 class Lines(Watcher):
@@ -250,7 +283,7 @@ class Lines(Watcher):
         texts = []
         for name, cell in row.cells.items():
             known = not cell.error and cell.samples
-            texts.append(f"{name} {duration(statistics.median(cell.values)) if known else 'failed'}")
+            texts.append(f"{name} {amount(row, statistics.median(cell.values)) if known else 'failed'}")
         print(f"{self._taken / self._steps:4.0%}  {row.name}: {', '.join(texts)}", file=sys.stderr, flush=True)
 
 
@@ -279,5 +312,8 @@ def watcher() -> Iterator[Watcher]:
             def step(self, workload: str, loop: str, sample: Sample | None) -> None:
                 super().step(workload, loop, sample)
                 progress.update(task, advance=1, description=f"{workload} on {loop}")
+
+            def counting(self, workload: str, loop: str) -> None:
+                progress.update(task, description=f"counting {workload} on {loop}")
 
         yield Bar()

@@ -8,11 +8,12 @@ import ssl
 from typing import Any
 
 from ...budget.rows import certificate
-from ..registry import Loop, server
+from ..registry import KIB, SIZES, Loop, matrix, server
 
 BACKLOG = 2048
 HEADER = b"0123456789abcdef" * 8
-KIB, MIB = 1024, 1024 * 1024
+BY_SIZE = [f"{size}.c10" for size in SIZES]
+"""What the charts of throughput by message size show."""
 
 
 class Echo(asyncio.Protocol):
@@ -59,13 +60,13 @@ class DatagramEcho(asyncio.DatagramProtocol):
         self.transport.sendto(data, address)
 
 
-@server("tcp.protocol.64B.c10", "TCP echo, Protocol, 64 B, 10 connections", size=64)
-@server("tcp.protocol.1KiB.c1", "TCP echo, Protocol, 1 KiB, 1 connection", connections=1)
-@server("tcp.protocol.1KiB.c10", "TCP echo, Protocol, 1 KiB, 10 connections", quick=True)
-@server("tcp.protocol.1KiB.c100", "TCP echo, Protocol, 1 KiB, 100 connections", connections=100)
-@server("tcp.protocol.1KiB.c1000", "TCP echo, Protocol, 1 KiB, 1,000 connections", connections=1000)
-@server("tcp.protocol.64KiB.c10", "TCP echo, Protocol, 64 KiB, 10 connections", size=64 * KIB, quick=True)
-@server("tcp.protocol.1MiB.c10", "TCP echo, Protocol, 1 MiB, 10 connections", size=MIB)
+@matrix(
+    "tcp.protocol",
+    "TCP echo, Protocol",
+    default=[*BY_SIZE, "1KiB.c1", "1KiB.c100", "1KiB.c1000"],
+    quick=["1KiB.c10", "64KiB.c10"],
+)
+@server("idle.tcp", "memory of an idle TCP connection, Protocol, 2,000 open", size=64, connections=2000, idle=True)
 @server("tcp.pipelined.1KiB.c10", "TCP echo, Protocol, 1 KiB, 10 connections, 16 in flight on each", pipeline=16)
 @server("accept.tcp", "TCP connection accepted, 1 KiB echoed, reset by the client", fresh=True)
 async def tcp_protocol(loop: Loop, listener: socket.socket) -> Any:
@@ -77,14 +78,18 @@ async def tcp_two_writes(loop: Loop, listener: socket.socket) -> Any:
     return await loop.create_server(HeaderAndBody, sock=listener, backlog=BACKLOG)
 
 
-@server("tcp.buffered.1KiB.c10", "TCP echo, BufferedProtocol, 1 KiB, 10 connections")
-@server("tcp.buffered.64KiB.c10", "TCP echo, BufferedProtocol, 64 KiB, 10 connections", size=64 * KIB)
+@matrix("tcp.buffered", "TCP echo, BufferedProtocol", default=BY_SIZE)
 async def tcp_buffered(loop: Loop, listener: socket.socket) -> Any:
     return await loop.create_server(BufferedEcho, sock=listener, backlog=BACKLOG)
 
 
-@server("tcp.streams.1KiB.c10", "TCP echo, streams (read, write, drain), 1 KiB, 10 connections", quick=True)
-@server("tcp.streams.64KiB.c10", "TCP echo, streams (read, write, drain), 64 KiB, 10 connections", size=64 * KIB)
+@matrix(
+    "tcp.streams",
+    "TCP echo, streams (read, write, drain)",
+    default=[*BY_SIZE, "1KiB.c100"],
+    quick=["1KiB.c10"],
+)
+@server("idle.streams", "memory of an idle TCP connection, streams, 2,000 open", size=64, connections=2000, idle=True)
 async def tcp_streams(_loop: Loop, listener: socket.socket) -> Any:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(256 * KIB):
@@ -94,8 +99,7 @@ async def tcp_streams(_loop: Loop, listener: socket.socket) -> Any:
     return await asyncio.start_server(serve, sock=listener, backlog=BACKLOG)
 
 
-@server("tcp.sock.1KiB.c10", "TCP echo, sock_recv and sock_sendall, 1 KiB, 10 connections", quick=True)
-@server("tcp.sock.64KiB.c10", "TCP echo, sock_recv and sock_sendall, 64 KiB, 10 connections", size=64 * KIB)
+@matrix("tcp.sock", "TCP echo, sock_recv and sock_sendall", default=[*BY_SIZE, "1KiB.c100"], quick=["1KiB.c10"])
 async def tcp_sock(loop: Loop, listener: socket.socket) -> Any:
     async def serve(connection: socket.socket) -> None:
         with connection:
@@ -126,8 +130,21 @@ async def udp(loop: Loop, listener: socket.socket) -> Any:
     return await loop.create_datagram_endpoint(DatagramEcho, sock=listener)
 
 
-@server("tls.1KiB.c10", "TLS 1.3 echo, Protocol, 1 KiB, 10 connections", protocol="tls", quick=True)
-@server("tls.64KiB.c10", "TLS 1.3 echo, Protocol, 64 KiB, 10 connections", protocol="tls", size=64 * KIB)
+@matrix(
+    "tls.protocol",
+    "TLS 1.3 echo, Protocol",
+    default=[*BY_SIZE, "1KiB.c100"],
+    quick=["1KiB.c10"],
+    protocol="tls",
+)
+@server(
+    "idle.tls",
+    "memory of an idle TLS 1.3 connection, Protocol, 2,000 open",
+    protocol="tls",
+    size=64,
+    connections=2000,
+    idle=True,
+)
 @server("accept.tls", "TLS 1.3 handshake, 64 B echoed, reset by the client", protocol="tls", size=64, fresh=True)
 async def tls(loop: Loop, listener: socket.socket) -> Any:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

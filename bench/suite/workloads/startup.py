@@ -30,6 +30,25 @@ def startup_loop(_loop: Loop, repeats: int) -> None:
     check(done, repeats)
 
 
+IMPORT = """
+import time
+begun = time.perf_counter()
+{imports}
+{factory}
+print(time.perf_counter() - begun)
+"""
+
+
+@micro("startup.import", "the import of the loop's package (asyncio's included) in a fresh interpreter", batch=1)
+def startup_import(_loop: Loop, repeats: int) -> float:
+    imports, factory = loops.source(os.environ[LOOP_VARIABLE])
+    command = [sys.executable, "-c", IMPORT.format(imports=imports, factory=factory)]
+    # The interpreter's own start is not counted, so the processes tell the time themselves.
+    return sum(
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)
+    )
+
+
 @micro("startup.process", "an interpreter started that imports the loop and runs sleep(0)", batch=1)
 def startup_process(_loop: Loop, repeats: int) -> None:
     imports, factory = loops.source(os.environ[LOOP_VARIABLE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -107,11 +108,49 @@ async def getaddrinfo(loop: Loop, repeats: int) -> None:
             raise WrongWork(f"getaddrinfo answered {found}")
 
 
+@micro("executor.getaddrinfo_name", "getaddrinfo of localhost, looked up by the system")
+async def getaddrinfo_name(loop: Loop, repeats: int) -> None:
+    for _ in range(repeats):
+        found = await loop.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
+        if not {each[4][0] for each in found} & {"127.0.0.1", "::1"}:
+            raise WrongWork(f"getaddrinfo answered {found}")
+
+
 @micro("process.spawn", "create_subprocess_exec of an empty program, waited for")
 async def spawn(_loop: Loop, repeats: int) -> None:
     for _ in range(repeats):
         process = await asyncio.create_subprocess_exec("true" if sys.platform != "win32" else "hostname")
         check(await process.wait(), 0)
+
+
+class Counter(asyncio.Protocol):
+    """Counts what it receives and tells when that is enough."""
+
+    def __init__(self, wanted: int, enough: asyncio.Future[None]) -> None:
+        self.left, self.enough = wanted, enough
+
+    def data_received(self, data: bytes) -> None:
+        self.left -= len(data)
+        if self.left <= 0 and not self.enough.done():
+            self.enough.set_result(None)
+
+
+@micro("pipe.transfer", "64 KiB through a pipe, connect_write_pipe and connect_read_pipe")
+async def pipe_transfer(loop: Loop, repeats: int) -> None:
+    data = bytes(64 * 1024)
+    enough = loop.create_future()
+    ends = os.pipe()
+    with open(ends[0], "rb", 0) as source, open(ends[1], "wb", 0) as sink:
+        reading, counter = await loop.connect_read_pipe(lambda: Counter(0, enough), source)
+        writing, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, sink)
+        for _ in range(repeats):
+            counter.left, counter.enough = len(data), loop.create_future()
+            writing.write(data)
+            await counter.enough
+            check(counter.left, 0)
+        writing.close()
+        reading.close()
+        await asyncio.sleep(0)  # the transports close their ends in callbacks of their own
 
 
 @micro("process.pipes", "the same with 64 KiB in and out through cat")
