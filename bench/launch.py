@@ -14,15 +14,19 @@ PACKAGE = "loopfast_bench"
 """What the folder is called in such a process, wherever it is installed."""
 
 
+def register() -> None:
+    """Makes this folder the package PACKAGE."""
+    spec = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
+    spec.submodule_search_locations = [os.path.dirname(os.path.abspath(__file__))]
+    sys.modules.setdefault(PACKAGE, importlib.util.module_from_spec(spec))
+
+
 def main() -> None:
     """Runs the module that the first argument names as __main__."""
-    folder = os.path.dirname(os.path.abspath(__file__))
     # The folder of a script comes first on the path, where load.py and the like would hide other modules. The current
     # one instead, as with `python -m`: that is where a loop of the caller's own is.
     sys.path[0] = os.getcwd()
-    spec = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
-    spec.submodule_search_locations = [folder]
-    sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+    register()
     module = sys.argv.pop(1)
     runpy.run_module(f"{PACKAGE}.{module}", run_name="__main__", alter_sys=True)
 

@@ -14,8 +14,8 @@ from .results import Cell, Counts
 
 PREFIX = "suite:"
 """Begins the name by which the budget's worker finds a workload of the suite."""
-LEFT_OUT = ("process", "startup")
-"""Groups whose work is done by other processes, or before counting could begin."""
+LEFT_OUT = ("process.spawn", "process.pipes", "startup.import", "startup.process")
+"""Workloads whose work is done by other processes."""
 SECTION = 0.04
 """Seconds at full speed of the long section; callgrind is some fifty times slower."""
 MOST = 20_000
@@ -44,8 +44,10 @@ def sections(workload: Workload, seconds: float) -> tuple[int, int, int]:
 
 def count(workload: Workload, loop: str, cell: Cell) -> Counts:
     """Returns what an operation of `workload` costs on `loop`; a reason instead where it cannot be counted."""
-    if workload.group in LEFT_OUT or workload.idle:
-        return Counts(reason="not counted: the work is not done by this process, or not by operations")
+    if workload.name in LEFT_OUT:
+        return Counts(reason="not counted: other processes do the work")
+    if workload.idle:
+        return Counts(reason="not counted: memory has no operations")
     if cell.error or not cell.samples:
         return Counts(reason="the workload failed")
     one = row(PREFIX + workload.name)

@@ -145,7 +145,7 @@ def summary(results: Results) -> list[list[str]]:
         ties = sum(ratio.tie for ratio in known)
         faster = sum(ratio.low > 1 for ratio in known)
         mean = statistics.geometric_mean(ratio.middle for ratio in known) if known else None
-        failed = sum(bool(row.cells[name].error) for row in results.rows)
+        failed = sum(name in row.cells and bool(row.cells[name].error) for row in results.rows)
         counts = [str(n) for n in (faster, ties, len(known) - faster - ties, failed)]
         lines.append([name, *counts, "-" if mean is None else f"{mean:.2f}x"])
     return lines

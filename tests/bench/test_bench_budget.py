@@ -137,8 +137,12 @@ def known(loop: object, count: int) -> None:
 def test_differencing_finds_the_known_cost(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker imports its rows, so the known workload comes as a replacement of that module."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os\n"
-        "from bench.budget import rows\n"
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(native.SOURCES)!r})\n"
+        "import launch\n"
+        "del sys.path[0]\n"
+        "launch.register()\n"
+        "from loopfast_bench.budget import rows\n"
         "def known(loop, count):\n"
         "    for _ in range(count):\n"
         "        os.getppid()\n"
@@ -148,7 +152,7 @@ def test_differencing_finds_the_known_cost(tmp_path, monkeypatch: pytest.MonkeyP
         "rows.ROWS['known'] = rows.Row('known', known, (100, 100, 2100))\n"
         "rows.ROWS['twice'] = rows.Row('twice', twice, (100, 100, 2100))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{native.SOURCES.parent}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{native.checkout()}")
     counts = (100, 100, 2100)
     once, twice = (Row(name, known, counts) for name in ("known", "twice"))
     assert measure.syscalls(once, "asyncio", counts) == ({"getppid": 1.0}, [])
@@ -203,7 +207,11 @@ def test_the_command_measures_gates_and_names_what_is_missing(tmp_path) -> None:
 )
 def test_bad_words_are_refused(words: list[str], complaint: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.budget", *words], cwd=native.SOURCES.parent, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "bench.budget", *words],
+        cwd=native.SOURCES.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert complaint in done.stderr

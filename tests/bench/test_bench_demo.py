@@ -29,7 +29,9 @@ LOOPS = ["loopfast", "asyncio"]
 
 def demo(*words: str) -> subprocess.CompletedProcess[str]:
     """Runs the demonstration to its end."""
-    return subprocess.run([*COMMAND, *words], cwd=native.SOURCES.parent, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(
+        [*COMMAND, *words], cwd=native.SOURCES.parent, capture_output=True, text=True, check=False, timeout=110
+    )
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import re
 import shutil
 import socket
 import subprocess
@@ -136,6 +139,106 @@ def test_an_http_error_is_no_answer() -> None:
         pytest.raises(LoadError, match="500 Oops"),
     ):
         client.run(count=1)
+
+
+class WebSocket(Echo):
+    """Echoes the frames of a WebSocket, as one frame or, where `cut`, as two with a ping between them."""
+
+    cut = False
+    masks = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.input = b""
+        self.is_open = False
+
+    def data_received(self, data: bytes) -> None:
+        self.input += data
+        if not self.is_open:
+            head, end, self.input = self.input.partition(b"\r\n\r\n")
+            assert end and b"\r\nsec-websocket-version: 13" in head.lower()
+            key = re.search(rb"(?i)sec-websocket-key: (\S+)", head)[1]
+            accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+            self.transport.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+            )
+            self.is_open = True
+        while (payload := self.next_frame()) is not None:
+            if self.cut:
+                half = len(payload) // 2
+                self.send(0x02, payload[:half])
+                self.send(0x89, b"ping")
+                self.send(0x80, payload[half:])
+            else:
+                self.send(0x82, payload)
+
+    def next_frame(self) -> bytes | None:
+        """Returns the payload of the next complete frame, which must be a masked binary one."""
+        data = self.input
+        if len(data) < 2:
+            return None
+        assert data[0] == 0x82 and data[1] & 0x80
+        extra = {126: 2, 127: 8}.get(data[1] & 0x7F, 0)
+        size = int.from_bytes(data[2 : 2 + extra]) if extra else data[1] & 0x7F
+        start = 6 + extra
+        if len(data) < start + size:
+            return None
+        mask = data[start - 4 : start] * (size // 4 + 1)
+        self.input = data[start + size :]
+        return (int.from_bytes(data[start : start + size]) ^ int.from_bytes(mask[:size])).to_bytes(size)
+
+    def send(self, first: int, payload: bytes) -> None:
+        """Writes a frame, in the shortest form of its length."""
+        size = len(payload)
+        kind = size if size < 126 else 126 if size < 65536 else 127
+        length = size.to_bytes({126: 2, 127: 8}[kind]) if kind >= 126 else b""
+        self.transport.write(bytes([first, kind | (0x80 if self.masks else 0)]) + length + payload)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("size", [1, 125, 126, 65535, 65536])
+def test_websocket_frames_of_every_form_of_length(monkeypatch: pytest.MonkeyPatch, size: int, cut: bool) -> None:
+    monkeypatch.setattr(WebSocket, "cut", cut)
+    wanted = Load("ws", connections=3, size=size, pipeline=2)
+    with serving(WebSocket) as port, Generator(wanted, "127.0.0.1", port) as client:
+        got = client.run(count=60)
+    assert got.messages == 60
+    assert got.bytes >= 60 * size
+
+
+def test_a_wrong_websocket_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WebSocket, "masks", True)
+    with (
+        serving(WebSocket) as port,
+        Generator(Load("ws", connections=1), "127.0.0.1", port) as client,
+        pytest.raises(LoadError, match="masks its frames"),
+    ):
+        client.run(count=1)
+    Http.answers = [b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"]
+    with (
+        serving(Http) as port,
+        Generator(Load("ws", connections=1), "127.0.0.1", port) as client,
+        pytest.raises(LoadError, match="403 Forbidden"),
+    ):
+        client.run(count=1)
+
+
+def test_pipelined_messages_are_sent_by_one_call() -> None:
+    # Sixteen messages in one segment or few: the generator must not cost a call for each.
+    sizes: list[int] = []
+
+    class Recorder(Echo):
+        def data_received(self, data: bytes) -> None:
+            sizes.append(len(data))
+            super().data_received(data)
+
+    with (
+        serving(Recorder) as port,
+        Generator(Load(connections=1, size=64, pipeline=16), "127.0.0.1", port) as client,
+    ):
+        client.run(count=16)
+    assert sizes == [16 * 64]
 
 
 @pytest.mark.parametrize(("protocol", "words"), [(Garbler, "differs"), (Closer, "closed the connection")])

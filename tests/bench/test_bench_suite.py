@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 
 from bench import __main__ as command
 from bench import loops, native
-from bench.suite import compare, machine, micro, registry, run, show, stats
-from bench.suite.results import BadFile, Cell, Results, Row, Sample
+from bench.suite import compare, counting, machine, micro, page, plot, registry, run, show, stability, stats
+from bench.suite.results import BadFile, Cell, Counts, Results, Row, Sample
 
 
 def sample(seconds: float, cpu: float | None = None) -> Sample:
@@ -127,6 +128,8 @@ def test_markdown_is_a_table() -> None:
 def test_a_result_survives_its_file(tmp_path: Path) -> None:
     got = results({"asyncio": [2.0, 2.1], "loopfast": [1.0, 1.1]}, cpu=0.5)
     got.rows[0].cells["loopfast"].error = "broken later"
+    got.rows[0].cells["asyncio"].counts = Counts(1234.5, {"read": 1.0}, "no valgrind")
+    got.rows[0].cells["asyncio"].warnings = ["the shortest raw value is only 1 us"]
     got.save(tmp_path / "result.json")
     assert Results.load(tmp_path / "result.json") == got
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
@@ -138,8 +141,8 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
         ("{", "no JSON"),
         ("[]", "no result"),
         ('{"format": 99}', "no result"),
-        ('{"format": 1}', "damaged"),
-        ('{"format": 1, "rows": [{"cells": {"asyncio": {}}}]}', "damaged"),
+        ('{"format": 2}', "damaged"),
+        ('{"format": 2, "rows": [{"cells": {"asyncio": {}}}]}', "damaged"),
         (None, "No such file"),
     ],
 )
@@ -158,23 +161,140 @@ def test_export_is_read_by_pyperf(tmp_path: Path) -> None:
     assert [(b.get_name(), b.get_values()) for b in suite] == [("tcp.echo", (2.0, 3.0, 4.0))]
 
 
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
+def by_size() -> Results:
+    """Returns a result with a server at two sizes, one of them failing on a loop, and the memory of a connection."""
+    both = {"asyncio": [2.0, 2.1, 2.0], "loopfast": [1.0, 1.1, 1.0]}
+    got = results(both, "tcp.protocol.64B.c10", cpu=0.5)
+    large = results({**both, "rloop": []}, "tcp.protocol.1MiB.c10", cpu=0.5).rows[0]
+    large.cells["rloop"].error = "it broke"
+    memory = results({"asyncio": [3000.0, 3100.0, 3000.0], "loopfast": [1000.0, 1010.0, 1000.0]}, "idle.tcp").rows[0]
+    memory.unit, memory.kind = "byte", "memory"
+    got.rows += [large, memory]
+    for row, size in zip(got.rows, (64, 2**20), strict=False):
+        row.size, row.connections = size, 10
+    got.loops["rloop"] = "rloop 0.5"
+    return got
+
+
+@pytest.mark.parametrize("chart", plot.CHARTS)
+def test_a_picture_is_drawn(tmp_path: Path, chart: str) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    got = results({"asyncio": [2.0, 2.1], "loopfast": [1.0, 1.1]}, cpu=0.5)
-    got.save(tmp_path / "result.json")
-    assert command.main(["report", str(tmp_path / "result.json"), "--plot", str(tmp_path / "out.svg")]) == 0
+    by_size().save(tmp_path / "result.json")
+    words = ["report", str(tmp_path / "result.json"), "--plot", str(tmp_path / "out.svg"), "--chart", chart]
+    assert command.main(words) == 0
     text = (tmp_path / "out.svg").read_text()
-    assert "<svg" in text and "tcp.echo" in text
+    assert "<svg" in text and "tcp.protocol" in text and "today" in text
+    assert ("idle.tcp" in text) == (chart == "overview")
+
+
+def test_all_reports_are_written_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    by_size().save(tmp_path / "result.json")
+    assert command.main(["report", str(tmp_path / "result.json"), "--into", str(tmp_path / "new")]) == 0
+    wanted = {"report.html", "report.md", *(f"{chart}.{kind}" for chart in plot.CHARTS for kind in ("png", "svg"))}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == wanted
+    assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == wanted
+    # Where there is nothing for a chart, the others are written and the reason is told.
+    results({"asyncio": [2.0, 2.1], "loopfast": [1.0, 1.1]}).save(tmp_path / "result.json")
+    assert command.main(["report", str(tmp_path / "result.json"), "--into", str(tmp_path / "less")]) == 0
+    assert {path.stem for path in (tmp_path / "less").iterdir()} == {"report", "overview"}
+    assert "no throughput.png: " in capsys.readouterr().err
+
+
+def test_memory_is_in_bytes_and_less_is_better() -> None:
+    row = by_size().rows[2]
+    assert show.cells(row, "loopfast")[1:3] == ["1000 B", "-"]
+    assert show.cells(row, "asyncio")[1] == "2.93 KiB"
+    assert show.verdict(row, "loopfast") == "faster"
+    grown = by_size()
+    grown.rows[2].cells["loopfast"].samples = [Sample([4000.0]), Sample([4010.0]), Sample([4000.0])]
+    told = compare.text(compare.changes(by_size(), grown))
+    assert "LARGER" in told and "3.91 KiB" in told
+
+
+def test_counts_have_columns_of_their_own() -> None:
+    got = results({"asyncio": [2.0, 2.1], "loopfast": [1.0, 1.1]})
+    assert "instr/op" not in show.plain(got)
+    got.settings["counts"] = True
+    got.rows[0].cells["loopfast"].counts = Counts(12345.6, {"read": 1.0, "write": 1.1})
+    got.rows[0].cells["asyncio"].counts = Counts(reason="valgrind is not installed")
+    for text in (show.plain(got), show.markdown(got), page.html(got)):
+        assert "instr/op" in text and "12,346" in text and "2.1" in text
+        assert "tcp.echo on asyncio: valgrind is not installed" in text
+
+
+def test_the_sections_of_a_count_are_whole_batches() -> None:
+    workload = registry.load_all()["call_soon.batch"]
+    for seconds in (1e-7, 1e-3, 10.0):
+        warm_up, short, long = counting.sections(workload, seconds)
+        assert 0 < short <= warm_up and short < long
+        assert all(part % workload.batch == 0 for part in (warm_up, short, long))
+    many = registry.load_all()["tcp.protocol.1KiB.c1000"]
+    assert counting.sections(many, 1e-5)[0] >= 1000
+
+
+def test_what_other_processes_do_is_not_counted() -> None:
+    table = registry.load_all()
+    for name in (*counting.LEFT_OUT, "idle.tcp"):
+        told = counting.count(table[name], "asyncio", Cell([Sample([1.0])]))
+        assert told.instructions is None and told.reason.startswith("not counted")
+    assert "failed" in counting.count(table["task.sleep0"], "asyncio", Cell(error="broken")).reason
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("name", ["call_soon.single", "unix.protocol.1KiB.c10"])
+def test_system_calls_are_counted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    # Without valgrind, which takes long, the other half is there all the same, and the reason of the first.
+    which = shutil.which
+    monkeypatch.setattr(native.shutil, "which", lambda tool: None if tool == "valgrind" else which(tool))
+    got = counting.count(registry.load_all()[name], "asyncio", Cell([Sample([1e-4])]))
+    assert got.instructions is None and "valgrind is not installed" in got.reason
+    wanted = {"call_soon.single": "epoll_wait", "unix.protocol.1KiB.c10": "recvfrom"}[name]
+    assert got.syscalls[wanted] == pytest.approx(1, rel=0.2)
+
+
+def test_pyperfs_warnings_are_kept_and_shown() -> None:
+    got = results({"asyncio": [1.0, 3.0, 1.0, 9.0], "loopfast": [1.0] * 4})
+    got.rows.append(results({"asyncio": [1.0, 1.0]}, "other").rows[0])
+    stability.judge(got)
+    told = got.rows[0].cells["asyncio"].warnings
+    assert any("standard deviation" in each for each in told) and any("maximum" in each for each in told)
+    assert not any("deviation" in each for each in got.rows[0].cells["loopfast"].warnings)
+    assert "unstable" in show.remarks(got.rows[0].cells["asyncio"])
+    for text in (show.plain(got), show.markdown(got), page.html(got)):
+        assert told[0] in text
+
+
+def test_warnings_are_read_by_benchmark() -> None:
+    said = "a\n-\n\nWARNING: unstable\n* one\n* two\nTry\n\nb\n=\n\nfine\n"
+    assert stability.warnings(said, ["a", "b"]) == {"a": ["one", "two"]}
+    assert stability.warnings("WARNING\n* one\n", ["only"]) == {"only": ["one"]}
+
+
+def test_every_form_of_report_names_the_machine_the_interval_and_the_tie() -> None:
+    got = results({"asyncio": [2.0, 2.1, 2.0], "loopfast": [2.1, 2.0, 2.0]})
+    got.machine |= {"governor": "performance", "kernel": "Linux 6", "python build": "--with-lto"}
+    for text in (show.plain(got), show.markdown(got), page.html(got)):
+        assert re.search(r"1\.00x \[0\.\d\d, 1\.\d\d\] tie", text)
+        for fact in ("performance", "Linux 6", "--with-lto", "loopfast 1.0"):
+            assert fact in text
+
+
+def test_the_page_shows_a_failed_loop_in_its_charts() -> None:
+    text = page.html(by_size())
+    row = next(line for line in text.splitlines() if line.startswith('<div class="row"><b') and "1MiB" in line)
+    assert "failed" in row
+    assert "failed: it broke" in text and "rloop: not measured: none" in text
 
 
 def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     got = results({"asyncio": [2.0, 2.1], "loopfast": [1.0, 1.1]}, name="tcp.<echo>", cpu=0.5)
     got.save(tmp_path / "result.json")
     assert command.main(["report", str(tmp_path / "result.json"), "--html", str(tmp_path / "out.html")]) == 0
-    text = (tmp_path / "out.html").read_text()
+    text = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert "tcp.&lt;echo&gt;" in text and "<echo>" not in text
     assert '<tr class="faster"><td>loopfast</td>' in text
-    assert not re.search(r"(src|href)=\"(?!#)", text.replace("xlink:", ""))
+    assert not re.search(r"(src|href)=\"(?!#)|url\(|@import|https?://", text)
 
 
 def test_a_picture_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,16 +331,22 @@ def test_compare_can_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str], li
 
 
 def test_selection_by_name_group_and_pattern() -> None:
-    everything = registry.select([])
+    everything = registry.select([], registry.Tier.FULL)
     assert len(everything) == len(registry.WORKLOADS)
     assert [w.name for w in registry.select(["task.sleep0"])] == ["task.sleep0"]
     assert {w.group for w in registry.select(["tls", "unix.*"])} == {"tls", "unix"}
-    quick = registry.select([], quick=True)
-    assert 0 < len(quick) < len(everything)
-    assert all(w.quick for w in quick)
+    quick, ordinary = (registry.select([], tier) for tier in (registry.Tier.QUICK, registry.Tier.DEFAULT))
+    assert 0 < len(quick) < len(ordinary) < len(everything)
+    assert {w.name for w in quick} < {w.name for w in ordinary} < {w.name for w in everything}
     # Loads of one server go from small to large.
     sizes = [w.load.size for w in everything if w.family == "tcp.protocol"]
     assert sizes == sorted(sizes)
+    # A group stands for its part of the ordinary run, a pattern for everything it matches.
+    assert {w.name for w in registry.select(["tcp"])} == {w.name for w in ordinary if w.group == "tcp"}
+    assert len(registry.select(["tcp.*"])) > len(registry.select(["tcp"]))
+    assert {w.name for w in registry.select(["tcp"], registry.Tier.FULL)} == {
+        w.name for w in registry.select(["tcp.*"])
+    }
     with pytest.raises(ValueError, match="'nothing'"):
         registry.select(["tls", "nothing"])
 
@@ -236,7 +362,11 @@ def test_a_loop_that_is_not_here_has_its_reason() -> None:
     assert "NoSuchLoop" in absent["asyncio:NoSuchLoop"]
     assert "no_such_package" in absent["no_such_package:make"]
     every, missing = run.choose(["all"])
-    assert {*every, *missing} == {*loops.NAMES, *loops.PEERS}
+    assert {*every, *missing} == {*loops.NAMES, *loops.ALIASES, *loops.PEERS}
+    # One of them is what asyncio chooses here, and would be measured twice.
+    assert "the same as asyncio" in missing["proactor" if sys.platform == "win32" else "selector"]
+    # Named, it is measured.
+    assert run.choose(["selector"])[0] == ["asyncio", "selector"]
 
 
 def test_aiofastnet_is_put_on_another_loop() -> None:

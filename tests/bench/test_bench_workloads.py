@@ -8,17 +8,27 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from bench import load, loops, native
 from bench.suite import network
 from bench.suite.micro import Failed
-from bench.suite.registry import LOOP_VARIABLE, Workload, WrongWork, load_all, micro, select
+from bench.suite.registry import LOOP_VARIABLE, Workload, WrongWork, load_all, matrix, micro, select
 
 LOOPS = ("loopfast", "asyncio")
 MICRO = [workload for workload in load_all().values() if workload.load is None]
-SERVERS = [workload for workload in load_all().values() if workload.load is not None]
+MATRIX = ("tcp.protocol", "tcp.buffered", "tcp.streams", "tcp.sock", "tls.protocol")
+
+
+def is_tested(workload: Workload) -> bool:
+    """Tells whether to run it here: of the same server under many loads the smallest load and the largest message."""
+    return workload.family not in MATRIX or workload.name.endswith((".64B.c1", ".1MiB.c1"))
+
+
+SERVERS = [w for w in load_all().values() if w.load is not None and not w.idle and is_tested(w)]
+IDLE = [workload for workload in load_all().values() if workload.idle]
 needs_generator = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("cc") is None, reason="the load generator needs Linux and a C compiler"
 )
@@ -90,6 +100,56 @@ def test_a_server_answers_what_the_generator_verifies(workload: Workload, kind: 
 
 
 @needs_generator
+@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("workload", IDLE, ids=lambda w: w.name)
+def test_the_memory_of_a_connection(workload: Workload, kind: str) -> None:
+    skip_without(workload)
+    fewer = dataclasses.replace(workload, load=dataclasses.replace(workload.load, connections=300))
+    [each] = network.Network(fewer, kind, 0.02, (None, None)).measure().values
+    # A transport, its protocol and the list of transports need some hundred bytes at least; no loop needs a megabyte.
+    assert 200 < each < 2**20
+
+
+@needs_generator
+def test_a_server_whose_memory_does_not_grow_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "memory", lambda _pid: 1000)
+    small = dataclasses.replace(select(["idle.tcp"])[0], load=load.Load(connections=20))
+    with pytest.raises(Failed, match="did not grow"):
+        network.Network(small, "asyncio", 0.02, (None, None)).measure()
+
+
+def test_the_matrix_is_whole() -> None:
+    table = load_all()
+    for family in MATRIX:
+        names = {name.removeprefix(f"{family}.") for name in table if name.startswith(f"{family}.")}
+        wanted = {f"{size}.c{n}" for size in ("64B", "1KiB", "16KiB", "64KiB", "1MiB") for n in (1, 10, 100, 1000)}
+        assert names == wanted - {"1MiB.c1000"}
+        assert table[f"{family}.16KiB.c100"].load.size == 16 * 1024
+    with pytest.raises(ValueError, match="no 3B"):
+        matrix("other", "x", default=["3B.c1"])(lambda loop, listener: None)
+
+
+def test_no_measured_process_holds_another_loop(tmp_path: Path) -> None:
+    # What is measured must not depend on what is installed beside it, loopfast included.
+    program = tmp_path / "spy.py"
+    program.write_text(
+        "import asyncio, sys\n"
+        "def make():\n"
+        "    found = sorted({'loopfast', 'uvloop'} & set(sys.modules))\n"
+        "    raise OSError(f'holds {found}')\n"
+    )
+    done = subprocess.run(
+        [*native.command("suite.serve"), "udp.1KiB.c10", "spy:make", "-"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "OSError: holds []" in done.stderr
+
+
+@needs_generator
 def test_a_wrong_echo_is_a_failure() -> None:
     # This server puts a header before what it sends back.
     workload = select(["tcp.two_writes.*"])[0]
@@ -125,7 +185,7 @@ def test_a_server_that_does_not_start_is_given_up(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_a_workload_needs_is_named() -> None:
-    workload = dataclasses.replace(load_all()["http.aiohttp"], requires=("no_such_package",))
+    workload = dataclasses.replace(load_all()["http.aiohttp.json"], requires=("no_such_package",))
     if sys.platform == "linux":
         assert network.missing(workload) == "needs no_such_package"
     else:
