@@ -18,7 +18,9 @@ NOT_IMPORTED = {"loopfast.__main__", "loopfast.uv._build"}
 
 def modules() -> list[ModuleType]:
     names = [info.name for info in pkgutil.walk_packages(loopfast.__path__, "loopfast.")]
-    return [loopfast, *(importlib.import_module(name) for name in names if name not in NOT_IMPORTED)]
+    # The benchmarks are a command and no interface.
+    names = [name for name in names if name not in NOT_IMPORTED and not name.startswith("loopfast.bench.")]
+    return [loopfast, *map(importlib.import_module, names)]
 
 
 def public_things() -> list[tuple[str, Any]]:
