@@ -75,7 +75,8 @@ summary code { font-weight: 600; }
 .track { position: relative; height: .7rem; }
 .track > * { position: absolute; top: 0; bottom: 0; }
 .one { border-left: 1.5px solid var(--pale); top: -.2rem; bottom: -.2rem; }
-.tick { transform: translateX(-50%); }
+h2 { scroll-margin-top: .5rem; }
+.tick { white-space: nowrap; transform: translateX(-50%); }
 .fill { border-radius: 1px; }
 .tie { opacity: .35; }
 .reach { top: 45%; bottom: 45%; background: var(--ink); opacity: .75; }
@@ -246,7 +247,8 @@ def latency(results: Results) -> list[str]:
     parts = [
         '<h2 id="latency">Latency of an answer</h2>',
         "<p>Median (dot), 99th and 99.9th percentile (strokes) at full load, each the median of the rounds. The "
-        "clients send the next message when the answer has come, so with many connections most is waiting in line.</p>",
+        "clients send the next message when the answer has come, so with many connections most is waiting in line. On "
+        "the right: median and 99.9th percentile.</p>",
         legend(results, results.loops),
     ]
     ticks = scale.ticks((1, 10, 100, 1e3, 1e4, 1e5, 1e6))
@@ -278,7 +280,8 @@ def figures(results: Results) -> list[str]:
     """Returns the tables of all figures, one to be opened for each workload."""
     parts = ['<h2 id="figures">All figures</h2>']
     parts.append(
-        "<p>Medians of the rounds; spread is (largest - smallest) / median; CPU/op is the server's processor time. "
+        "<p>Medians of the rounds; spread is (largest - smallest) / median; CPU/op is the server's processor time, "
+        "client the share of its own processor for which the load generator was busy. "
         "Open a workload for its table.</p>"
     )
     for group, members in groups(results.rows).items():
@@ -309,7 +312,9 @@ def html(results: Results) -> str:
     if lines := summary(results):
         parts.append(grid(SUMMARY, lines))
     parts += [f"<p>{escape(text)}</p>" for text in missing_lines(results)]
-    parts += [*overview(results), *throughput(results), *latency(results), *figures(results)]
+    for made in (overview(results), throughput(results), latency(results), figures(results)):
+        # Each a section of its own: its legend stays in sight as far as the section goes.
+        parts += ["<section>", *made, "</section>"] if made else []
     parts.append('<h2 id="method">Machine and method</h2>')
     parts.append(
         "<p>The loops take turns, each time in a fresh process. A ratio is the geometric mean over the rounds of "

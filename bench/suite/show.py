@@ -13,7 +13,11 @@ from . import stats
 from .results import Cell, Results, Row, Sample
 from .run import BASE, Watcher
 
-HEADINGS = ("loop", "per op", "op/s", "to asyncio", "spread", "p50", "p99", "p99.9", "CPU/op", "CPU ratio", "remarks")
+HEADINGS = (
+    *("loop", "per op", "op/s", "to asyncio", "spread", "p50", "p99", "p99.9"),
+    *("CPU/op", "CPU ratio", "client", "remarks"),
+)
+"""The columns of a workload's table; "client" is the generator's share of its processor."""
 COUNTED = ("instr/op", "calls/op")
 """Headings that come before the remarks where instructions and system calls were counted."""
 UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
@@ -116,6 +120,7 @@ def cells(row: Row, name: str, counts: bool = False) -> list[str]:
         return [name, *["-"] * (len(HEADINGS) - 2), *known, f"failed: {cell.error}"]
     middle = statistics.median(cell.values)
     percentiles = [cell.figure(p) for p in ("p50", "p99", "p99.9")]
+    share = cell.figure("client")
     if counts and cell.counts is not None:
         instructions, calls = cell.counts.instructions, cell.counts.syscalls
         known[0] = "-" if instructions is None else f"{instructions:,.0f}"
@@ -129,6 +134,7 @@ def cells(row: Row, name: str, counts: bool = False) -> list[str]:
         *[duration(None if p is None else p / 1e6) for p in percentiles],
         duration(cell.figure("cpu")),
         ratio_or_dash(row, name, cpu=True),
+        "-" if share is None else f"{share:.0%}",
         *known,
         remarks(cell),
     ]

@@ -97,6 +97,8 @@ def test_a_tie_and_a_gain_are_told_apart() -> None:
     assert show.cells(row, "uvloop")[3].endswith(" tie")
     assert not show.cells(row, "loopfast")[3].endswith(" tie")
     assert show.cells(row, "loopfast")[5:9] == ["10.0 µs", "20.0 µs", "30.0 µs", "500 ms"]
+    assert show.cells(row, "loopfast")[10] == "50%"
+    assert len(show.cells(row, "loopfast")) == len(show.headings(got))
     assert show.summary(got) == [["loopfast", "1", "0", "0", "0", "1.97x"], ["uvloop", "0", "1", "0", "0", "1.00x"]]
 
 
