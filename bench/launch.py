@@ -25,7 +25,8 @@ def main() -> None:
     """Runs the module that the first argument names as __main__."""
     # The folder of a script comes first on the path, where load.py and the like would hide other modules. The current
     # one instead, as with `python -m`: that is where a loop of the caller's own is.
-    sys.path[0] = os.getcwd()
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd()
     register()
     module = sys.argv.pop(1)
     runpy.run_module(f"{PACKAGE}.{module}", run_name="__main__", alter_sys=True)
