@@ -120,9 +120,12 @@ class Network:
 
 
 def memory(pid: int) -> int:
-    """Returns the bytes that the process `pid` occupies, pages it shares counted in part (Linux's PSS)."""
+    """Returns the bytes that the process `pid` has allocated and touched (Linux's anonymous memory).
+
+    Not what it has mapped of files: how much of that is its own changes with the processes that start beside it.
+    """
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     raise Failed("the system does not tell the memory of a process")
 
