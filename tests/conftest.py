@@ -21,7 +21,8 @@ from support import Reports, new_event_loop, open_descriptors
 
 KINDS = ("loopfast", "asyncio")
 BEHAVIOUR_TESTS = tuple(
-    Path(__file__).parent / name for name in ("core", "tcp", "udp", "unix", "pipes", "processes", "tls", "sockops")
+    Path(__file__).parent / name
+    for name in ("core", "tcp", "streams", "udp", "unix", "pipes", "processes", "tls", "sockops")
 )
 # Seconds. A behaviour test waits for events, never for time; one that takes longer than this hangs.
 HANG = 15
