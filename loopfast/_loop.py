@@ -19,6 +19,7 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import Any, TypeVarTuple, cast
 
+from loopfast._streams import use_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
@@ -382,3 +383,4 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
 
 install_fast_methods(Loop)
+use_fast_streams()

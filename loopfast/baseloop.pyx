@@ -25,6 +25,7 @@ from loopfast.includes.python cimport (
 from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
 from loopfast.server cimport Listener
 from loopfast.sockops cimport RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
+from loopfast.streams cimport feed_for
 from loopfast.transports.base import know_connections
 from loopfast.transports.stream cimport StreamTransport
 from loopfast.transports.tcp cimport SocketStream, accepted_transport, socket_transport
@@ -59,6 +60,23 @@ cdef inline PyObject* class_in(dict module, str name) except NULL:
     if found == NULL:
         raise AttributeError(f"module {module['__name__']!r} has no attribute {name!r}")
     return found
+
+
+cdef object make_future(BaseLoop loop):
+    cdef PyObject* kind = class_in(FUTURES, FUTURE)
+    cdef PyObject* args[2]
+    cdef PyObject* result
+    if kind == <PyObject*> CFuture and running_loop() is loop:
+        # It takes the running loop by itself, and without a dict of keywords.
+        result = PyObject_Vectorcall(kind, args, 0, NULL)
+    else:
+        args[1] = <PyObject*> loop
+        result = PyObject_Vectorcall(kind, &args[1], 0, <PyObject*> LOOP_KEYWORD)
+    if result == NULL:
+        propagate()
+    future = <object> result
+    Py_XDECREF(result)
+    return future
 
 
 def is_plain_socket(sock) -> bool:
@@ -119,20 +137,7 @@ cdef class BaseLoop(LoopCore):
 
     def create_future(self):
         """Return a new ``asyncio.Future`` attached to this loop."""
-        cdef PyObject* kind = class_in(FUTURES, FUTURE)
-        cdef PyObject* args[2]
-        cdef PyObject* result
-        if kind == <PyObject*> CFuture and running_loop() is self:
-            # It takes the running loop by itself, and without a dict of keywords.
-            result = PyObject_Vectorcall(kind, args, 0, NULL)
-        else:
-            args[1] = <PyObject*> self
-            result = PyObject_Vectorcall(kind, &args[1], 0, <PyObject*> LOOP_KEYWORD)
-        if result == NULL:
-            propagate()
-        future = <object> result
-        Py_XDECREF(result)
-        return future
+        return make_future(self)
 
     cdef int on_descriptor_taken(self, int fd, int event) except -1:
         if self.descriptors is not None and self.descriptors.events_of(fd) & event:
@@ -141,8 +146,11 @@ cdef class BaseLoop(LoopCore):
                 self.watched_objects.pop(fd, None)
         return 0
 
+    cdef object on_protocol(self, object protocol):
+        return feed_for(self, protocol)
+
     cdef object new_future(self):
-        return (<object> self).create_future() if self.has_own_futures else BaseLoop.create_future(self)
+        return (<object> self).create_future() if self.has_own_futures else make_future(self)
 
     def create_task(self, coro, **kwargs):
         return inherited_create_task(self, coro, **kwargs)

@@ -196,6 +196,8 @@ cdef class LoopCore(CallbackQueues):
     cdef int on_descriptor_taken(self, int fd, int event) except -1
     # create_future(), as the interpreter's own or a subclass has it.
     cdef object new_future(self)
+    # Takes the data for `protocol`, a FastProtocol; None if data_received() of the protocol does.
+    cdef object on_protocol(self, object protocol)
     # A listener accepted the connection `fd`; the callee owns the descriptor from here.
     cdef int on_connection(self, LoopObject listener, int fd, void* address, int length) except -1
 

@@ -894,6 +894,9 @@ cdef class LoopCore(CallbackQueues):
     cdef int on_descriptor_taken(self, int fd, int event) except -1:
         return 0
 
+    cdef object on_protocol(self, object protocol):
+        return None
+
     cdef object new_future(self):
         raise NotImplementedError
 

@@ -18,8 +18,11 @@ cdef class TLSEngine(FastProtocol):
         object ssl_write
         object feed
         object take
+        # Takes the data for the application's protocol; None if data_received() does.
+        FastProtocol receiver
 
     cdef int process(self) except -1
+    cdef int deliver(self, bytes data) except -1
     cdef int read_all(self) except -1
     cdef int read_into_buffer(self) except -1
     cdef int send_out(self) except -1

@@ -8,9 +8,10 @@ asking OpenSSL for what is not there (which it answers with an exception) and wi
 import ssl
 from asyncio import sslproto
 
-from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 
+from loopfast.core cimport LoopCore
 from loopfast.includes.python cimport PyErr_SetObject, propagate
 from loopfast.transports.base cimport FastProtocol, received_bytes, release_received
 
@@ -40,6 +41,11 @@ cdef class TLSEngine(FastProtocol):
         self.ssl_write = connection.write
         self.feed = self._incoming.write
         self.take = self._outgoing.read
+
+    def _connect_receiver(self):
+        """Find out who takes the data for the application's protocol."""
+        loop = self._loop
+        self.receiver = (<LoopCore> loop).on_protocol(self._app_protocol) if isinstance(loop, LoopCore) else None
 
     # ------------------------------------------------------------------------------------------------- incoming
 
@@ -112,13 +118,22 @@ cdef class TLSEngine(FastProtocol):
         except AGAIN:
             pass
         if chunks is not None:
-            self._app_protocol.data_received(b"".join(chunks))
+            self.deliver(b"".join(chunks))
         elif first is not None:
-            self._app_protocol.data_received(first)
+            self.deliver(first)
         if ended:
             # close_notify
             self._call_eof_received()
             self._start_shutdown()
+        return 0
+
+    cdef int deliver(self, bytes data) except -1:
+        # It may be replaced meanwhile.
+        cdef FastProtocol receiver = self.receiver
+        if receiver is None:
+            self._app_protocol.data_received(data)
+        elif receiver.receive(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) < 0:
+            return propagate()
         return 0
 
     cdef int read_into_buffer(self) except -1:
@@ -221,6 +236,10 @@ class TLSProtocol(TLSEngine, InheritedProtocol):
     def __init__(self, *args, **kwargs):
         InheritedProtocol.__init__(self, *args, **kwargs)
         self._connect_engine()
+
+    def _set_app_protocol(self, app_protocol):
+        InheritedProtocol._set_app_protocol(self, app_protocol)
+        self._connect_receiver()
 
     def _get_app_transport(self):
         transport = InheritedProtocol._get_app_transport(self)

@@ -26,11 +26,11 @@ LAYERS = (
     ("handles.base",),
     ("handles.timer", "handles.poll", "handles.signal", "handles.fsevent", "server"),
     ("transports.base",),
-    ("transports.stream", "transports.udp", "dns", "sockops", "tls"),
+    ("transports.stream", "transports.udp", "dns", "sockops", "tls", "streams"),
     ("transports.tcp", "transports.pipe"),
     ("transports.process",),
     ("baseloop",),
-    ("_version", "_endpoints", "_loop"),
+    ("_version", "_endpoints", "_streams", "_loop"),
     ("_run", "_policy", "_install"),
     ("",),  # the package itself: public names
     ("_info", "bench"),

@@ -35,4 +35,20 @@ static inline int lf_plain_buffer(PyObject *obj, char **base, Py_ssize_t *size)
     return 0;
 }
 
+/* Empties the exact bytearray `obj`. Its memory stays for what comes next if that is little: a stream's buffer is filled and
+   emptied for each message. Returns -1 with an exception set where `obj` has exports. */
+static inline int lf_empty_bytearray(PyObject *obj)
+{
+#if PY_VERSION_HEX < 0x030F0000 && !defined(Py_GIL_DISABLED)
+    PyByteArrayObject *array = (PyByteArrayObject *) obj;
+    if (array->ob_exports == 0 && array->ob_alloc > 0 && array->ob_alloc <= 2048) {
+        array->ob_start = array->ob_bytes;
+        array->ob_start[0] = '\0';
+        Py_SET_SIZE((PyVarObject *) array, 0);
+        return 0;
+    }
+#endif
+    return PyByteArray_Resize(obj, 0);
+}
+
 #endif

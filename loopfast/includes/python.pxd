@@ -9,12 +9,18 @@ cdef extern from "Python.h":
 
     ctypedef int (*visitproc)(PyObject* obj, void* arg) noexcept
 
+    ctypedef PyObject* (*iternextfunc)(PyObject* self) noexcept
+
     ctypedef struct PyTypeObject:
         PyObject* tp_dict
         Py_ssize_t tp_weaklistoffset
+        unsigned int tp_version_tag
         int (*tp_traverse)(PyObject* self, visitproc visit, void* arg) noexcept
         int (*tp_clear)(PyObject* self) noexcept
-        PyObject* (*tp_iternext)(PyObject* self) noexcept
+        iternextfunc tp_iternext
+        PyObject* (*tp_call)(PyObject* self, PyObject* args, PyObject* kwargs)
+        Py_ssize_t tp_vectorcall_offset
+        unsigned long tp_flags
 
     ctypedef struct PyTupleObject:
         PyObject** ob_item
@@ -32,6 +38,8 @@ cdef extern from "Python.h":
     int METH_FASTCALL
     int METH_KEYWORDS
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+    unsigned long Py_TPFLAGS_HAVE_VECTORCALL
+    unsigned long Py_TPFLAGS_METHOD_DESCRIPTOR
 
     PyTypeObject* Py_TYPE(PyObject* obj) nogil
     Py_ssize_t Py_REFCNT(PyObject* obj) nogil
@@ -40,6 +48,7 @@ cdef extern from "Python.h":
     void Py_XINCREF(PyObject* obj)
     void Py_XDECREF(PyObject* obj)
     PyObject* Py_None
+    PyObject* Py_False
     PyObject* Py_True
 
     PyThreadState* PyEval_SaveThread() nogil
@@ -50,6 +59,8 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
     void PyErr_Clear()
     void PyErr_SetObject(PyObject* kind, PyObject* value)
+    int PyErr_WarnFormat(object category, Py_ssize_t stack_level, const char* text, ...)
+    void PyErr_WriteUnraisable(PyObject* where)
     PyObject* PyExc_StopIteration
 
     int PYGEN_RETURN
@@ -57,6 +68,7 @@ cdef extern from "Python.h":
     int PYGEN_NEXT
     int PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result)
 
+    PyObject* PyObject_GenericGetDict(PyObject* obj, void* context)
     PyObject* PyWeakref_NewRef(PyObject* obj, PyObject* callback)
 
     # Borrowed arguments, new reference or NULL with an exception set: the caller owns the result.
@@ -64,6 +76,7 @@ cdef extern from "Python.h":
     PyObject* PyObject_VectorcallMethod(PyObject* name, PyObject** args, size_t nargsf, PyObject* kwnames)
     ctypedef PyObject* (*vectorcallfunc)(PyObject* func, PyObject** args, size_t nargsf, PyObject* kwnames) noexcept
     vectorcallfunc PyVectorcall_Function(PyObject* func)
+    PyObject* PyVectorcall_Call(PyObject* func, PyObject* args, PyObject* kwargs)
     PyObject* PyObject_Call(PyObject* func, PyObject* args, PyObject* kwargs)
     PyObject* PyTuple_New(Py_ssize_t n)
     PyObject* PyTuple_GET_ITEM(PyObject* tup, Py_ssize_t i)

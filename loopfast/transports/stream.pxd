@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 
 from loopfast.core cimport LoopCore
 from loopfast.includes cimport uv
-from loopfast.transports.base cimport NativeTransport
+from loopfast.transports.base cimport FastProtocol, NativeTransport
 
 
 ctypedef struct StreamBlock:
@@ -22,8 +22,8 @@ cdef class StreamTransport(NativeTransport):
         # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory
         # needs no export (owned), or the export.
         bint buffered
-        # The protocol is a FastProtocol.
-        bint fast
+        # Takes the data for the protocol, or is it; None if data_received() or the above does.
+        FastProtocol receiver
         # The last read filled the buffer: the next one goes straight into a bytes object.
         bint is_bulk
         PyObject* lent

@@ -61,7 +61,7 @@ cdef void on_uv_alloc(uv.uv_handle_t* handle, size_t suggested, uv.uv_buf_t* buf
         # Without a buffer libuv reads nothing.
         return
     if not (<StreamTransport> handle.data).buffered:
-        if (<StreamTransport> handle.data).is_bulk and not (<StreamTransport> handle.data).fast:
+        if (<StreamTransport> handle.data).is_bulk and (<StreamTransport> handle.data).receiver is None:
             buf.base = (<StreamTransport> handle.data).loop.borrow_bulk_bytes()
             if buf.base != NULL:
                 buf.len = BULK_READ_SIZE
@@ -124,7 +124,7 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
     # set_protocol() may replace it meanwhile.
     cdef PyObject* protocol = <PyObject*> stream.protocol
     cdef PyObject* method
-    if stream.fast:
+    if stream.receiver is not None:
         return deliver_raw(stream, data, size)
     if stream.buffered:
         method = <PyObject*> BUFFER_UPDATED
@@ -169,10 +169,11 @@ cdef PyObject* received_in_bulk(StreamTransport stream, char* data, ssize_t size
 cdef int deliver_raw(StreamTransport stream, char* data, ssize_t size) noexcept:
     """deliver() to a FastProtocol."""
     cdef int status = -1
-    protocol = <FastProtocol> stream.protocol
+    # set_protocol() may replace it meanwhile.
+    cdef FastProtocol receiver = stream.receiver
     if stream.loop.entered == stream.context or stream.loop.switch_context(stream.context) == 0:
-        (<FastProtocol> protocol).stream_loop = stream.loop
-        status = (<FastProtocol> protocol).receive(data, size)
+        receiver.stream_loop = stream.loop
+        status = receiver.receive(data, size)
         stream.loop.exit_context()
     return status
 
@@ -269,8 +270,8 @@ cdef class StreamTransport(NativeTransport):
         """Make *protocol* the receiver of this connection's events; what was written before is sent first."""
         if self.queued:
             self.flush()
-        self.fast = isinstance(protocol, FastProtocol)
-        self.buffered = not self.fast and isinstance(protocol, BufferedProtocol)
+        self.receiver = protocol if isinstance(protocol, FastProtocol) else self.loop.on_protocol(protocol)
+        self.buffered = self.receiver is None and isinstance(protocol, BufferedProtocol)
         NativeTransport.set_protocol(self, protocol)
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -755,6 +756,7 @@ cdef class StreamTransport(NativeTransport):
         self.force_close(None)
 
     cdef int on_lost(self, object exception) except -1:
+        self.receiver = None
         self.drop_queue()
         if self.empty_waiter is not None and not self.empty_waiter.done():
             self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))

@@ -88,7 +88,7 @@ cdef object user_socket(SocketStream transport):
 cdef object read_callback(SocketStream transport):
     if transport.protocol is None:
         return None
-    if transport.buffered or transport.fast:
+    if transport.buffered or transport.receiver is transport.protocol:
         return transport.protocol.buffer_updated
     return transport.protocol.data_received
 
