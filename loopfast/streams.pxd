@@ -51,6 +51,7 @@ cdef class StreamCall:
     cdef int attempt_read(self, dict state, bytearray buffer, PyObject** result) except -1
     cdef int attempt_exactly(self, dict state, bytearray buffer, PyObject** result) except -1
     cdef int attempt_until(self, dict state, bytearray buffer, PyObject** result) except -1
+    cdef int overrun(self, dict state, bytearray buffer, str text, Py_ssize_t consumed) except -1
     cdef int fail(self) except -1
     cdef int wait(self, dict state) except -1
     cdef int inherit(self) except -1

@@ -7,7 +7,7 @@ Whatever is not the common case (a subclass, a replaced method, an error to be r
 
 import asyncio
 import sys
-from asyncio import IncompleteReadError, InvalidStateError
+from asyncio import IncompleteReadError, InvalidStateError, LimitOverrunError
 from types import CoroutineType, MethodType
 
 cimport cython
@@ -481,10 +481,11 @@ cdef class StreamCall:
             if found < 0:
                 self.searched = filled + 1 - length
                 if self.searched > limit:
-                    return self.inherit()
+                    return self.overrun(state, buffer, "Separator is not found, and chunk exceed the limit",
+                                        self.searched)
         if found >= 0:
             if found > limit:
-                return self.inherit()
+                return self.overrun(state, buffer, "Separator is found, but chunk is longer than limit", found)
             result[0] = take(state, buffer, found + length)
             return 0
         if attribute(state, EOF_PLACE, EOF) == Py_False:
@@ -496,6 +497,22 @@ cdef class StreamCall:
             Py_INCREF(result[0])
             return 0
         raise IncompleteReadError(partial, None)
+
+    cdef int overrun(self, dict state, bytearray buffer, str text, Py_ssize_t consumed) except -1:
+        """The limit is exceeded before the separator."""
+        if not self.resumed:
+            return self.inherit()
+        # Not asyncio's own method, which would search again from the front.
+        if self.kind == UNTIL:
+            raise LimitOverrunError(text, consumed)
+        if buffer.startswith(self.argument, consumed):
+            del buffer[:consumed + 1]
+        else:
+            buffer.clear()
+        if (attribute(state, PAUSED_PLACE, PAUSED) != Py_False
+                and PyByteArray_GET_SIZE(buffer) <= <object> attribute(state, LIMIT_PLACE, LIMIT)):
+            resume(state)
+        raise ValueError(text)
 
     cdef int wait(self, dict state) except -1:
         """Begin to wait: ``_wait_for_data()`` up to its await."""
