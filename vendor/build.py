@@ -263,7 +263,7 @@ def prepared_tree(source: Source, temp: Path) -> tuple[Path, str]:
     A copy even without patches: the source may lie outside the project, where distutils would put its objects beside
     it.
     """
-    patches = {path.name: path.read_text(encoding="utf-8") for path in patch.patch_files()}
+    patches = {path.name: path.read_text(encoding="utf-8") for path in patch.patch_files(source.release.version)}
     tree, marker = temp / "source", temp / "source.json"
     state = json.dumps([source.release.tree, patches])
     if not tree.is_dir() or not marker.is_file() or marker.read_text() != state:

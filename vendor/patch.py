@@ -1,5 +1,5 @@
-"""Applies our own patches to a copy of libuv's verified source: unified diffs in vendor/patches, strictly, without a
-tool.
+"""Applies our own patches to a copy of libuv's verified source: unified diffs in vendor/patches/RELEASE, strictly,
+without a tool.
 
 Every hunk must match its stated lines exactly, at the stated place: the source is pinned by digest, so a patch that
 needs guessing is a wrong patch. The text above the first `---` line is the patch's reason.
@@ -27,9 +27,9 @@ class Hunk:
     new: list[str] = field(default_factory=list)
 
 
-def patch_files(folder: Path = FOLDER) -> list[Path]:
-    """The patches in the order they are applied, which is that of their names."""
-    return sorted(folder.glob("*.patch"))
+def patch_files(version: str, folder: Path = FOLDER) -> list[Path]:
+    """The patches for the release `version` in the order they are applied, which is that of their names."""
+    return sorted((folder / version).glob("*.patch"))
 
 
 def parse(text: str, name: str) -> dict[str, list[Hunk]]:

@@ -208,13 +208,22 @@ def test_patch_that_does_not_fit(tree: Path, text: str, message: str) -> None:
     assert (tree.parent / "x.c").read_text() == ORIGINAL
 
 
-def test_our_patches_fit_the_pinned_source(libuv_files: Files, tmp_path: Path) -> None:
+def test_our_patches_fit_the_pinned_source(libuv_files: Files, release: fetch.Release, tmp_path: Path) -> None:
     """Each states its reason, applies exactly, and changes something."""
     fetch.write_tree(libuv_files, tmp_path / "libuv")
-    for path in patch.patch_files():
+    assert patch.patch_files(release.version)
+    for path in patch.patch_files(release.version):
         before = fetch.digest_files(fetch.read_folder(tmp_path / "libuv"))
         patch.apply({path.name: path.read_text(encoding="utf-8")}, tmp_path / "libuv")
         assert fetch.digest_files(fetch.read_folder(tmp_path / "libuv")) != before, path.name
+
+
+def test_every_accepted_release_has_every_patch() -> None:
+    names = {
+        release.version: [path.name for path in patch.patch_files(release.version)]
+        for release in fetch.Pin.load().releases
+    }
+    assert len({tuple(found) for found in names.values()}) == 1, names
 
 
 # ---- the build as a whole refuses ----------------------------------------------------------------------------------
