@@ -175,6 +175,8 @@ cdef class LoopCore(CallbackQueues):
     cdef char* borrow_datagram_buffer(self) except NULL
     cdef char* borrow_bulk_bytes(self) noexcept
     cdef int request_turn_end(self, LoopObject obj) except -1
+    # Room for claim_descriptor(fd), which then cannot fail.
+    cdef int reserve_descriptor(self, int fd) except -1
     cdef int claim_descriptor(self, int fd, LoopObject owner) except -1
     cdef void release_descriptor(self, int fd, LoopObject owner) noexcept
     # From a libuv callback that must not raise: what is still to be raised when the poll returns.

@@ -868,7 +868,7 @@ cdef class LoopCore(CallbackQueues):
                 raise MemoryError(f"no memory for {DATAGRAMS_PER_READ} datagrams of {DATAGRAM_SIZE} bytes")
         return self.datagram_buffer
 
-    cdef int claim_descriptor(self, int fd, LoopObject owner) except -1:
+    cdef int reserve_descriptor(self, int fd) except -1:
         cdef int capacity = max(64, self.claims_capacity)
         cdef PyObject** claims
         if fd >= self.claims_capacity:
@@ -880,6 +880,10 @@ cdef class LoopCore(CallbackQueues):
             memset(claims + self.claims_capacity, 0, (capacity - self.claims_capacity) * sizeof(PyObject*))
             self.claims = claims
             self.claims_capacity = capacity
+        return 0
+
+    cdef int claim_descriptor(self, int fd, LoopObject owner) except -1:
+        self.reserve_descriptor(fd)
         self.claims[fd] = <PyObject*> owner
         return 0
 
