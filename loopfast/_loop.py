@@ -373,7 +373,13 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         transp.pause_reading()
         await transp._make_empty_waiter()
         try:
-            with socket.socket(fileno=os.dup(transp._sock_fd)) as duplicate:
+            fd = os.dup(transp._sock_fd)
+            try:
+                duplicate = socket.socket(fileno=fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            with duplicate:
                 duplicate.setblocking(False)
                 return await self.sock_sendfile(duplicate, file, offset, count, fallback=False)
         finally:

@@ -1,6 +1,8 @@
 # libuv's status codes as Python exceptions: the one table, and check(), through which every libuv call goes.
 
 cdef object error_from_uv(int code)
+# What the system said to a call on a user's socket: always an OSError, also for want of memory, as asyncio has it.
+cdef object system_error(int code)
 cdef int raise_uv(int code) except -1
 
 cdef inline int check(int code) except -1:

@@ -45,6 +45,10 @@ cdef object error_from_uv(int code):
     return OSError(f"libuv error {name} ({code}): {text}")
 
 
+cdef object system_error(int code):
+    return OSError(-code, os.strerror(-code)) if code == uv.UV_ENOMEM else error_from_uv(code)
+
+
 cdef int raise_uv(int code) except -1:
     raise error_from_uv(code)
 

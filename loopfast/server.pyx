@@ -84,6 +84,9 @@ cdef class Listener(UVPoll):
                 break
         return 0
 
+    cdef int on_unwatched(self, int status) except -1:
+        return self.pause(-status)
+
     cdef int on_deferred(self) except -1:
         return self.on_poll(0, uv.UV_READABLE) if self.handle != NULL else 0
 
@@ -104,4 +107,7 @@ cdef class Listener(UVPoll):
         """Accept again: a timer calls this some time after descriptors or memory ran out."""
         self.retry = None
         if self.handle != NULL:
-            self.watch(uv.UV_READABLE)
+            try:
+                self.watch(uv.UV_READABLE)
+            except OSError as exc:
+                self.pause(exc.errno)

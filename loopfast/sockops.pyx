@@ -171,13 +171,13 @@ cdef class SocketSet(KernelSet):
         slot = &entry.writer if call.kind == SENDALL else &entry.reader
         if slot[0] != NULL:
             self.leave(<SocketCall> slot[0])
+        if self.waiting == 0:
+            self.watch(uv.UV_READABLE)
+            uv.uv_ref(self.handle)
         slot[0] = <PyObject*> call
         call.waiting = True
         call.since = self.loop.turns
         self.waiting += 1
-        if self.waiting == 1:
-            self.watch(uv.UV_READABLE)
-            uv.uv_ref(self.handle)
         return 0
 
     cdef bint is_same_file(self, PyObject* reference, int fd) except -1:

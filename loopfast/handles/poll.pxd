@@ -17,6 +17,8 @@ cdef class UVPoll(UVHandle):
     # Watch for UV_READABLE | UV_WRITABLE; 0 stops. Idempotent.
     cdef int watch(self, int events) except -1
     cdef int on_poll(self, int status, int events) except -1
+    # The kernel watches the descriptor no more.
+    cdef int on_unwatched(self, int status) except -1
 
 
 cdef class KernelSet(UVPoll):

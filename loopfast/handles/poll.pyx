@@ -10,7 +10,7 @@ from libc.string cimport memset
 from loopfast.collector cimport visit_handle
 from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopState, hold_gil
-from loopfast.errors cimport check
+from loopfast.errors cimport check, system_error
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes cimport uv
 from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_event, lf_set_change, lf_set_open, lf_set_ready
@@ -41,7 +41,12 @@ cdef void on_uv_poll(uv.uv_poll_t* handle, int status, int events) noexcept:
         return
     cdef UVPoll poll = <UVPoll> handle.data
     try:
-        poll.on_poll(status, events)
+        if status < 0:
+            # libuv has stopped watching.
+            poll.events = 0
+            poll.on_unwatched(status)
+        else:
+            poll.on_poll(status, events)
     except BaseException as exc:
         poll.loop.fail(exc)
 
@@ -69,14 +74,22 @@ cdef class UVPoll(UVHandle):
             return 0
         self.loop.own_after_fork()
         self.check_handle()
+        cdef int status = 0
         if events:
-            check(uv.uv_poll_start(<uv.uv_poll_t*> self.handle, events, on_uv_poll))
+            status = uv.uv_poll_start(<uv.uv_poll_t*> self.handle, events, on_uv_poll)
         else:
             uv.uv_poll_stop(<uv.uv_poll_t*> self.handle)
-        self.events = events
+        # One that could not be started is stopped.
+        self.events = events if status == 0 else 0
+        if status < 0:
+            raise system_error(status)
         return 0
 
     cdef int on_poll(self, int status, int events) except -1:
+        return 0
+
+    cdef int on_unwatched(self, int status) except -1:
+        check(status)
         return 0
 
 
@@ -210,10 +223,18 @@ cdef class DescriptorSet(KernelSet):
         if status < 0 and events & ~before:
             raise OSError(-status, os.strerror(-status))
         # Failing to take a bit away means that the descriptor is gone, and its registration with it.
-        entry.events = events
         if before == 0:
             self.count += 1
-        elif events == 0:
+            try:
+                self.mark_active()
+            except BaseException:
+                self.count -= 1
+                lf_set_change(self.fd, fd, events, 0)
+                raise
+            entry.events = events
+            return 0
+        entry.events = events
+        if events == 0:
             self.count -= 1
             if entry.is_internal:
                 entry.is_internal = False

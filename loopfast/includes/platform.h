@@ -115,7 +115,9 @@ static inline int lf_set_edges(int set, int fd) {
 
 static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     struct epoll_event events[256];
-    int n = epoll_wait(set, events, capacity < 256 ? capacity : 256, 0);
+    int n;
+    do n = epoll_wait(set, events, capacity < 256 ? capacity : 256, 0);
+    while (n < 0 && errno == EINTR);
     if (n < 0) return -errno;
     for (int i = 0; i < n; i++) {
         /* As selectors.EpollSelector: anything but plain readability wakes writers, and the other way round, so that
@@ -159,7 +161,9 @@ static inline int lf_set_edges(int set, int fd) {
 static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     struct kevent events[256];
     struct timespec now = {0, 0};
-    int n = kevent(set, NULL, 0, events, capacity < 256 ? capacity : 256, &now);
+    int n;
+    do n = kevent(set, NULL, 0, events, capacity < 256 ? capacity : 256, &now);
+    while (n < 0 && errno == EINTR);
     if (n < 0) return -errno;
     for (int i = 0; i < n; i++) {
         out[i].fd = (int)events[i].ident;
@@ -186,7 +190,11 @@ static inline int lf_hold_low_descriptors(void) {
 #if !defined(_WIN32)
     int fd;
     for (fd = 0; fd <= 2; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY | O_CLOEXEC) == fd) held |= 1 << fd;
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
+            int opened = open("/dev/null", O_RDONLY | O_CLOEXEC);
+            if (opened == fd) held |= 1 << fd;
+            else if (opened >= 0) (void)close(opened);
+        }
 #endif
     return held;
 }

@@ -50,6 +50,8 @@ cdef class StreamTransport(NativeTransport):
         # The request in flight is done, with this status, but on_written() is deferred.
         bint written
         int write_status
+        # An error that libuv told while the loop was deferring: nothing is read any more. 0 if none.
+        int read_status
         # Send each write at once instead of at the end of the turn.
         bint at_once
         # write_eof() was called; the writing half has been shut down, which waits for the queue.

@@ -21,7 +21,7 @@ from loopfast.buildinfo cimport COUNTERS
 from loopfast.core cimport (
     BULK_READ_SIZE, GATHER_BUFFER_SIZE, READ_BUFFER_SIZE, LoopCore, LoopState, hold_gil, polls_elsewhere,
 )
-from loopfast.errors cimport check, error_from_uv
+from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
 from loopfast.includes.buffer cimport lf_plain_buffer
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
@@ -86,6 +86,9 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
         return
     cdef StreamTransport stream = <StreamTransport> handle.data
     if stream.loop.deferring:
+        if size < 0 and size != uv.UV_ENOBUFS:
+            # Not that nothing was lent, but an error from elsewhere: the descriptor cannot be watched.
+            stream.read_status = <int> size
         stream.defer()
         return
     if stream.buffered:
@@ -328,7 +331,10 @@ cdef class StreamTransport(NativeTransport):
         if self.handle != NULL and self.reading:
             buf.base = NULL
             buf.len = 0
-            on_uv_alloc(self.handle, READ_BUFFER_SIZE, &buf)
+            if self.read_status:
+                size, self.read_status = self.read_status, 0
+            else:
+                on_uv_alloc(self.handle, READ_BUFFER_SIZE, &buf)
             if buf.len:
                 size = lf_recv(self.fd, buf.base, buf.len)
                 if size == 0:
@@ -407,7 +413,7 @@ cdef class StreamTransport(NativeTransport):
             return 0
         self.stop_reading()
         if status != uv.UV_EOF:
-            return self.fatal_error(error_from_uv(<int> status), "Fatal read error on socket transport")
+            return self.fatal_error(system_error(<int> status), "Fatal read error on socket transport")
         if self.loop._debug:
             logger.debug("%r received EOF", self)
         try:
@@ -566,7 +572,7 @@ cdef class StreamTransport(NativeTransport):
             if status < 0:
                 if status != uv.UV_EAGAIN:
                     self.drop_queue()
-                    return self.on_write_error(error_from_uv(status))
+                    return self.on_write_error(system_error(status))
                 self.start_request()
                 break
             self.drop_sent(<size_t> status)
@@ -605,7 +611,7 @@ cdef class StreamTransport(NativeTransport):
         status = uv.uv_write(&block.request, stream, self.bufs + self.first, segments, on_uv_write)
         if status < 0:
             self.drop_queue()
-            return self.on_write_error(error_from_uv(status))
+            return self.on_write_error(system_error(status))
         lf_made(COUNTERS, LF_WRITE_REQUEST)
         self.in_flight = segments
         for i in range(self.first, self.first + segments):
@@ -632,7 +638,7 @@ cdef class StreamTransport(NativeTransport):
             return 0
         if status < 0:
             self.drop_queue()
-            return self.on_write_error(error_from_uv(status))
+            return self.on_write_error(system_error(status))
         if self.count:
             self.flush()
         if self.protocol_paused:

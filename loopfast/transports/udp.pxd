@@ -34,6 +34,8 @@ cdef class DatagramEndpoint(NativeTransport):
         int waiting
         # (size, status) of those that have left while the loop was deferring, or None.
         list left
+        # Why libuv watches the socket no more, told while the loop was deferring. 0 if it does.
+        int unwatched
 
     cdef int open_endpoint(self, LoopCore loop, object sock) except -1
     cdef int send(self, const char* data, Py_ssize_t size, object data_object, object address) except -1

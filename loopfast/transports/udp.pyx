@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.core cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ, LoopCore, LoopState, hold_gil, polls_elsewhere
-from loopfast.errors cimport check, error_from_uv
+from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.python cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject_VectorcallMethod, propagate
@@ -70,6 +70,13 @@ cdef void on_uv_datagram(
     if address != NULL:
         endpoint.received += 1
         guarded_deliver(endpoint, buf.base, size, address)
+    elif size < 0 and not uv.uv_is_active(<uv.uv_handle_t*> handle):
+        # Not that a read failed: the socket cannot be watched.
+        if endpoint.loop.deferring:
+            endpoint.unwatched = <int> size
+            endpoint.defer()
+        else:
+            guarded_end(endpoint, <int> size)
     elif endpoint.loop.deferring:
         endpoint.defer()
     elif flags & uv.UV_UDP_MMSG_FREE:
@@ -95,7 +102,16 @@ cdef void guarded_deliver(
 cdef void guarded_error(DatagramEndpoint endpoint, int status) noexcept:
     try:
         endpoint.loop.enter_context(endpoint.context)
-        endpoint.on_error(error_from_uv(status))
+        endpoint.on_error(system_error(status))
+        endpoint.loop.leave_context()
+    except BaseException as exc:
+        endpoint.loop.fail(exc)
+
+
+cdef void guarded_end(DatagramEndpoint endpoint, int status) noexcept:
+    try:
+        endpoint.loop.enter_context(endpoint.context)
+        endpoint.fatal_error(system_error(status), "Fatal read error on datagram transport")
         endpoint.loop.leave_context()
     except BaseException as exc:
         endpoint.loop.fail(exc)
@@ -147,6 +163,7 @@ cdef class DatagramEndpoint(NativeTransport):
         loop.check_open()
         loop.check_not_polling()
         loop.borrow_datagram_buffer()
+        loop.reserve_descriptor(fd)
         self.allocate(sizeof(uv.uv_udp_t))
         handle = <uv.uv_udp_t*> self.handle
         status = uv.uv_udp_init_ex(&loop.state.loop, handle, uv.UV_UDP_RECVMMSG)
@@ -190,6 +207,8 @@ cdef class DatagramEndpoint(NativeTransport):
             self.loop.enter_context(self.context)
             self.on_sent(sent, status)
             self.loop.leave_context()
+        if self.unwatched and self.handle != NULL:
+            guarded_end(self, self.unwatched)
         for _i in range(DATAGRAMS_PER_READ):
             if self.handle == NULL or not self.reading or self.loop.failure is not None:
                 break
@@ -358,7 +377,7 @@ cdef class DatagramEndpoint(NativeTransport):
             if status == 0:
                 return 0
             if status != -EAGAIN:
-                self.protocol.error_received(error_from_uv(status))
+                self.protocol.error_received(system_error(status))
                 return 0
         if polls_elsewhere(self.loop):
             self.loop.call_soon_threadsafe(self.sendto, data[:size], address)
@@ -419,7 +438,7 @@ cdef class DatagramEndpoint(NativeTransport):
         status = uv.uv_udp_send(&block.request, <uv.uv_udp_t*> self.handle, &block.buf, 1, address, on_uv_sent)
         if status < 0:
             free(block)
-            self.protocol.error_received(error_from_uv(status))
+            self.protocol.error_received(system_error(status))
             return 0
         lf_made(COUNTERS, LF_WRITE_REQUEST)
         if not self.waiting and not self.reading:
@@ -437,7 +456,7 @@ cdef class DatagramEndpoint(NativeTransport):
             return 0
         self.queued -= size + HEADER_SIZE
         if status < 0:
-            self.on_error(error_from_uv(status))
+            self.on_error(system_error(status))
         self.resume_protocol()
         if self.closing and not self.waiting and not self.conn_lost:
             self.schedule_connection_lost(None)
