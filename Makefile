@@ -71,9 +71,9 @@ parity: build $(VENV)/.extra-test
 interop: build $(VENV)/.extra-test $(VENV)/.extra-interop
 	$(PYTEST) tests/interop -m interop $(ARGS)
 
-## torture: every call with hostile arguments, for longer and with seeds of its own (ARGS="--rounds 10 --seed 1")
+## torture: each system call and allocation of every scenario fails in turn, then hostile arguments (ARGS="--seconds 600 --seed 1")
 torture: build $(VENV)/.extra-test
-	@$(RUN) tests/crash/torture.py $(ARGS)
+	@$(RUN) tests/faults/torture.py $(ARGS)
 
 ## wheels: sdist and wheel into dist/, on Linux repaired for other machines
 wheels: $(LIBUV) $(VENV)/.extra-dev
