@@ -256,3 +256,53 @@ def test_no_descriptor_left_is_a_clean_error(loop_kind):
         """,
     )
     assert out == "fine\n"
+
+
+@pytest.mark.loopfast_only("asyncio has two and a pair for signals; uvloop has five")
+def test_what_a_loop_costs(loop_factory):
+    """The kernel's set of descriptors and the wake-up; what gathers changes of the set comes with many of them."""
+    before = open_descriptors()
+    loop = loop_factory()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert len(open_descriptors() - before) <= 5
+    loop.close()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("low", ["", "0", "0, 1, 2"], ids=["open", "stdin closed", "all closed"])
+def test_many_changes_at_once(loop_kind, low):
+    """Sixty connections in one turn, all watched from the next poll on, with the standard streams closed too."""
+    out = run_program(
+        loop_kind,
+        f"""
+        kept = os.dup(1)
+        for number in [{low}]:
+            os.close(number)
+        made = []
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                made.append(transport)
+                self.transport = transport
+            def data_received(self, data):
+                self.transport.write(data)
+        async def main():
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=100)
+            clients = [socket.socket() for _ in range(60)]
+            for client in clients:
+                client.connect(server.sockets[0].getsockname())
+            while len(made) < 60:
+                await asyncio.sleep(0.001)
+            for client in clients:
+                client.sendall(b"x")
+            for client in clients:
+                client.setblocking(False)
+                assert await loop.sock_recv(client, 10) == b"x"
+                client.close()
+            server.close()
+        run(main())
+        os.write(kept, b"served")
+        """,
+    )
+    assert out == "served"
