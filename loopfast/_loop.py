@@ -12,9 +12,11 @@ import os
 import selectors
 import signal
 import socket
+import ssl
 import sys
 import threading
-from asyncio import constants, events, sslproto
+import types
+from asyncio import base_events, constants, events, sslproto
 from asyncio.log import logger
 from collections.abc import Callable
 from typing import Any, TypeVarTuple, cast
@@ -76,6 +78,10 @@ def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, f
         if entry and family in (0, socket.AF_INET) and proto == flags == 0 and type(port) is int and 0 <= port <= 65535:
             return [(*entry, (host, port))]
     return socket.getaddrinfo(host, port, family, kind, proto, flags)
+
+
+def _tls_class() -> type[sslproto.SSLProtocol]:
+    return TLSProtocol if sslproto.SSLProtocol is InheritedProtocol else sslproto.SSLProtocol
 
 
 class Loop(BaseLoop, asyncio.SelectorEventLoop):
@@ -279,8 +285,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         ssl_shutdown_timeout: Any = constants.SSL_SHUTDOWN_TIMEOUT,
         **kwargs: Any,
     ) -> asyncio.Transport:
-        kind = TLSProtocol if sslproto.SSLProtocol is InheritedProtocol else sslproto.SSLProtocol
-        tls = kind(
+        tls = _tls_class()(
             self,
             protocol,
             sslcontext,
@@ -292,6 +297,38 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         )
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, **kwargs)
         return tls._app_transport
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        **options: Any,
+    ) -> Any:
+        """Put TLS over *transport*; return the transport that *protocol* uses from now on, or None if it is closed.
+
+        Raises:
+            TypeError: *sslcontext* is no context, or *transport* cannot do this.
+            OSError: the handshake failed.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.start_tls
+        """
+        # What was written before may still wait: the protocol that was told to pause is told to resume by TLS.
+        full = getattr(transport, "_protocol_paused", False) is True
+        paused = full and transport.get_protocol() is protocol
+
+        def make_protocol(*args: Any, **kwargs: Any) -> Any:
+            tls: Any = _tls_class()(*args, **kwargs)
+            tls._ssl_writing_paused = full
+            tls._app_writing_paused = paused
+            return tls
+
+        # The running asyncio's own function, which differs between versions, with another class of TLS connections.
+        inherited = base_events.BaseEventLoop.start_tls
+        names = {**vars(base_events), "sslproto": types.SimpleNamespace(SSLProtocol=make_protocol)}
+        upgrade = types.FunctionType(inherited.__code__, names)
+        upgrade.__kwdefaults__ = inherited.__kwdefaults__
+        return await upgrade(self, transport, protocol, sslcontext, **options)
 
     if sys.platform != "win32":
 

@@ -8,6 +8,7 @@ import io
 import socket
 import ssl
 import sys
+from asyncio import sslproto
 
 import pytest
 from support import (
@@ -22,7 +23,7 @@ from support import (
     transport_and_peer,
     until,
 )
-from tlssupport import SIDES, VERSIONS, TlsPeer, connect, tls_and_peer, tls_peer
+from tlssupport import SIDES, VERSIONS, TlsPeer, connect, tls_and_peer, tls_peer, write_until_paused
 
 
 async def upgrade(contexts, side, transport, protocol, **options):
@@ -93,6 +94,78 @@ async def test_what_was_written_before_goes_out_in_the_clear(loop, contexts, sid
         transport.write(b"after")
         assert await peer.read_exactly(5) == b"after"
         transport.abort()
+
+
+@pytest.mark.loopfast_only("asyncio's TLS stumbles over resume_writing() for what was written before it")
+async def test_while_writing_is_paused(loop, contexts):
+    async with transport_and_peer(send_buffer=131072) as (plain, protocol, sock):
+        plain.write(bytes(2 << 20))
+        assert protocol.events == ["made", "pause"]
+        upgrading = asyncio.create_task(upgrade(contexts, "client", plain, protocol))
+        await read_exactly(sock, 2 << 20)
+        peer = tls_peer(contexts, sock, "client")
+        transport, _ = await asyncio.gather(upgrading, peer.handshake())
+        assert protocol.events == ["made", "pause", "resume"]
+        transport.write(b"after")
+        assert await peer.read_exactly(5) == b"after"
+        transport.abort()
+
+
+@pytest.mark.loopfast_only("asyncio's TLS stumbles over resume_writing() for what was written before it")
+async def test_another_protocol_while_writing_is_paused(loop, contexts):
+    """What has never been told to pause is not told to resume."""
+    async with transport_and_peer(send_buffer=131072) as (plain, before, sock):
+        plain.write(bytes(2 << 20))
+        assert before.events == ["made", "pause"]
+        after = Recorder()
+        upgrading = asyncio.create_task(upgrade(contexts, "client", plain, after))
+        await read_exactly(sock, 2 << 20)
+        peer = tls_peer(contexts, sock, "client")
+        transport, _ = await asyncio.gather(upgrading, peer.handshake())
+        transport.write(b"after")
+        assert await peer.read_exactly(5) == b"after"
+        assert after.events == []
+        transport.abort()
+
+
+@pytest.mark.loopfast_only("asyncio's TLS stumbles over resume_writing() for what was written before it")
+async def test_tls_in_tls_while_writing_is_paused(loop, contexts):
+    async with tls_and_peer(contexts, send_buffer=131072) as (outer, protocol, peer):
+        before = write_until_paused(outer, protocol)
+        upgrading = asyncio.create_task(upgrade(contexts, "client", outer, protocol))
+        assert await peer.read_exactly(len(before)) == before
+        within = TlsPeer(Tunnel(peer), contexts.server(), server_side=True)
+        inner, _ = await asyncio.gather(upgrading, within.handshake())
+        assert protocol.events == ["made", "pause", "resume"]
+        inner.write(b"after")
+        assert await within.read_exactly(5) == b"after"
+        inner.abort()
+
+
+@pytest.mark.parametrize("options", [{"wrong": 1}, {"ssl_handshake_timeout": 1, "ssl": 1}])
+async def test_keywords_it_does_not_have(loop, contexts, options):
+    async with transport_and_peer() as (plain, protocol, _):
+        with pytest.raises(TypeError, match=r"start_tls\(\) got an unexpected keyword argument"):
+            await loop.start_tls(plain, protocol, contexts.client(), **options)
+
+
+async def test_a_replaced_class_of_tls_protocols_is_used(loop, contexts, monkeypatch):
+    class Replacement(sslproto.SSLProtocol):
+        pass
+
+    monkeypatch.setattr(sslproto, "SSLProtocol", Replacement)
+    async with upgraded(contexts) as (transport, _, peer):
+        assert type(transport._ssl_protocol) is Replacement
+        transport.write(b"x")
+        assert await peer.read_exactly(1) == b"x"
+
+
+async def test_both_ways_of_making_tls_give_the_same_kind(loop, contexts):
+    async with tls_and_peer(contexts) as (made_so, _, _), upgraded(contexts) as (upgraded_to, _, _):
+        assert type(upgraded_to) is type(made_so)
+        assert type(upgraded_to._ssl_protocol) is type(made_so._ssl_protocol)
+        assert isinstance(upgraded_to._ssl_protocol, sslproto.SSLProtocol)
+        assert isinstance(upgraded_to, sslproto._SSLProtocolTransport)
 
 
 async def test_what_came_before_is_delivered_in_the_clear(loop, contexts):

@@ -429,6 +429,15 @@ async def test_a_buffered_protocol_that_lends_a_bytearray(loop, contexts):
         assert await protocol.received(1000) == b"x" * 1000
 
 
+@pytest.mark.loopfast_only("asyncio loses what does not come with the first record of a lent bytearray")
+async def test_several_records_in_a_lent_bytearray(loop, contexts):
+    async with tls_and_peer(contexts, protocol=lambda: BufferedRecorder(1000)) as (_, protocol, peer):
+        for word in (b"one", b"two", b"three"):
+            peer.tls.write(word)
+        await peer.flush()
+        assert await protocol.received(11) == b"onetwothree"
+
+
 async def test_a_buffered_protocol_that_pauses(loop, contexts):
     class Careful(BufferedView):
         def buffer_updated(self, nbytes):
