@@ -2,22 +2,43 @@
 
 Handshake, shutdown, time limits, errors and all state changes are CPython's code. Here is what happens for each record:
 encrypted bytes go from the stream's buffer into OpenSSL, plain bytes to the protocol, and the other way round, without
-asking OpenSSL for what is not there (which it answers with an exception) and without buffers of the largest size.
+asking OpenSSL for what is not there (which it answers with an exception) and without buffers of the largest size. The
+direct engine calls OpenSSL itself, the portable one the methods of Python's ``_ssl``; see `set_engine`.
 """
 
+import _ssl
+import math
+import os
 import ssl
+import sys
 from asyncio import sslproto
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from libc.string cimport memcpy
 
 from loopfast.core cimport LoopCore
-from loopfast.includes.python cimport PyErr_SetObject, propagate
-from loopfast.transports.base cimport FastProtocol, received_bytes, release_received
+from loopfast.includes.buffer cimport lf_plain_buffer
+from loopfast.includes.openssl cimport (
+    lf_bio_pending, lf_bio_read, lf_bio_write, lf_tls_connection, lf_tls_forget_errors, lf_tls_has_pending, lf_tls_load,
+    lf_tls_read, lf_tls_write,
+)
+from loopfast.includes.python cimport (
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_FromStringAndSize, PyErr_SetObject, PyObject_VectorcallMethod, propagate,
+)
+from loopfast.transports.base cimport (
+    FastProtocol, received_bytes, received_so_far, receiving_bytes, release_received,
+)
+from loopfast.transports.stream cimport StreamTransport
 
 cdef enum:
     # Bytes of the longest record.
     RECORD_SIZE = 16384
+    # Bytes encrypted before they are handed on, which bounds the memory BIO.
+    SLICE_SIZE = 128 * 1024
+    # Bytes moved by one call, whose sizes are of type int.
+    MOVED_BYTES = 1 << 30
 
 cdef object DO_HANDSHAKE = sslproto.SSLProtocolState.DO_HANDSHAKE
 cdef object WRAPPED = sslproto.SSLProtocolState.WRAPPED
@@ -26,10 +47,59 @@ cdef object SHUTDOWN = sslproto.SSLProtocolState.SHUTDOWN
 cdef tuple AGAIN = sslproto.SSLAgainErrors
 cdef object InheritedProtocol = sslproto.SSLProtocol
 cdef object SSLObject = ssl.SSLObject
+cdef str DATA_RECEIVED = sys.intern("data_received")
+
+# ----------------------------------------------------------------------------------------------------- choice of engine
+
+
+cdef bint find_openssl() except -1:
+    """Find the functions of the OpenSSL that _ssl is linked to; False where the direct engine cannot be."""
+    # The layout of _ssl's objects was looked at in these versions, and OpenSSL's interface from 1.1.1 on.
+    if sys.version_info >= (3, 16) or sys.implementation.name != "cpython":
+        return False
+    if not ssl.OPENSSL_VERSION.startswith("OpenSSL ") or ssl.OPENSSL_VERSION_INFO < (1, 1, 1):
+        return False
+    path = getattr(_ssl, "__file__", None)
+    return path is not None and lf_tls_load(os.fsencode(path), _ssl.OPENSSL_VERSION_NUMBER)
+
+
+cdef bint CAN_GO_DIRECT = find_openssl()
+cdef bint MAY_GO_DIRECT = False
+cdef bint MUST_GO_DIRECT = False
+
+
+def set_engine(name):
+    """Choose how connections made from now on reach OpenSSL. The variable LOOPFAST_TLS_ENGINE is the first choice.
+
+    Args:
+        name: ``"auto"`` (the default): directly where that is known to work. ``"direct"``: the same, but what does not
+            work is an error. ``"portable"``: through Python's ``_ssl``.
+
+    Raises:
+        ValueError: no such engine, or it is not available here.
+    """
+    global MAY_GO_DIRECT, MUST_GO_DIRECT
+    if name not in ("auto", "direct", "portable"):
+        raise ValueError(f"no TLS engine is called {name!r}; there are auto, direct and portable")
+    if name == "direct" and not CAN_GO_DIRECT:
+        raise ValueError("the direct TLS engine does not work with this Python")
+    MAY_GO_DIRECT = CAN_GO_DIRECT and name != "portable"
+    MUST_GO_DIRECT = name == "direct"
+
+
+def can_go_direct() -> bool:
+    """Return True if the direct engine works with this Python and its OpenSSL."""
+    return CAN_GO_DIRECT
+
+
+set_engine(os.environ.get("LOOPFAST_TLS_ENGINE") or "auto")
 
 
 cdef class TLSEngine(FastProtocol):
     """The compiled part of `TLSProtocol`. Not for direct use."""
+
+    def __dealloc__(self):
+        Py_XDECREF(self.connection)
 
     def _connect_engine(self):
         """Look up, once per connection, what every record needs."""
@@ -41,6 +111,44 @@ cdef class TLSEngine(FastProtocol):
         self.ssl_write = connection.write
         self.feed = self._incoming.write
         self.take = self._outgoing.read
+        if isinstance(self._loop, LoopCore):
+            self.stream_loop = self._loop
+        if MAY_GO_DIRECT:
+            self.go_direct(connection)
+            if MUST_GO_DIRECT and self.ssl == NULL:
+                raise RuntimeError(f"the direct TLS engine does not know {connection!r}")
+
+    cdef int go_direct(self, object connection) except -1:
+        """Use the direct engine if everything is as expected."""
+        if type(connection) is not _ssl._SSLSocket or self.stream_loop is None:
+            return 0
+        if type(self._incoming) is not _ssl.MemoryBIO or type(self._outgoing) is not _ssl.MemoryBIO:
+            return 0
+        context = connection.context
+        if getattr(context, "_msg_callback", None) is not None:
+            # Only _ssl's own methods raise what it raises.
+            return 0
+        self.ssl = lf_tls_connection(
+            <PyObject*> connection, <PyObject*> context, <PyObject*> self._incoming, <PyObject*> self._outgoing,
+            &self.rbio, &self.wbio)
+        if self.ssl != NULL:
+            Py_INCREF(<PyObject*> connection)
+            self.connection = <PyObject*> connection
+        return 0
+
+    @property
+    def _engine(self):
+        return "portable" if self.ssl == NULL else "direct"
+
+    def connection_made(self, transport):
+        """The transport below is there: start the handshake."""
+        self.stream = transport if isinstance(transport, StreamTransport) else None
+        InheritedProtocol.connection_made(self, transport)
+
+    def connection_lost(self, exc):
+        """The transport below is gone."""
+        self.stream = None
+        InheritedProtocol.connection_lost(self, exc)
 
     def _connect_receiver(self):
         """Find out who takes the data for the application's protocol."""
@@ -53,13 +161,17 @@ cdef class TLSEngine(FastProtocol):
         cdef Py_ssize_t capacity = 0
         cdef PyObject* payload
         try:
-            payload = received_bytes(self.stream_loop, data, size, &capacity)
-            if payload == NULL:
-                propagate()
-            try:
-                self.feed(<object> payload)
-            finally:
-                release_received(self.stream_loop, payload, capacity)
+            if self.ssl != NULL:
+                if lf_bio_write(self.rbio, data, <int> size) != size:
+                    raise MemoryError("no memory for encrypted data")
+            else:
+                payload = received_bytes(self.stream_loop, data, size, &capacity)
+                if payload == NULL:
+                    propagate()
+                try:
+                    self.feed(<object> payload)
+                finally:
+                    release_received(self.stream_loop, payload, capacity)
             self.process()
         except BaseException as exc:
             kind = type(exc)
@@ -70,7 +182,7 @@ cdef class TLSEngine(FastProtocol):
     cdef int process(self) except -1:
         """New data is in OpenSSL's hands."""
         if self._state is WRAPPED:
-            self._do_read()
+            self.do_read()
         elif self._state is DO_HANDSHAKE:
             self._do_handshake()
         elif self._state is FLUSHING:
@@ -80,12 +192,17 @@ cdef class TLSEngine(FastProtocol):
         return 0
 
     def _do_read(self):
+        self.do_read()
+
+    cdef int do_read(self) except -1:
         if self._state is not WRAPPED and self._state is not FLUSHING:
-            return
+            return 0
         try:
             if not self._app_reading_paused:
                 if self._app_protocol_is_buffer:
                     self.read_into_buffer()
+                elif self.ssl != NULL:
+                    self.read_direct()
                 else:
                     self.read_all()
                 if self._write_backlog:
@@ -95,9 +212,83 @@ cdef class TLSEngine(FastProtocol):
             self.control_reading()
         except Exception as exc:
             self._fatal_error(exc, "Fatal error on SSL protocol")
+        return 0
+
+    cdef int read_direct(self) except -1:
+        """Give the protocol, in one piece, all that can be decrypted. Where OpenSSL has nothing, it is not asked."""
+        cdef LoopCore loop = self.stream_loop
+        cdef size_t room = lf_bio_pending(self.rbio)
+        cdef size_t size = 0
+        cdef size_t done = 0
+        cdef Py_ssize_t capacity = 0
+        cdef PyObject* data
+        cdef PyObject* larger
+        cdef int status
+        cdef bint ended = False
+        if lf_tls_has_pending(self.ssl):
+            room += RECORD_SIZE
+        if room == 0:
+            return 0
+        # Plain data is never longer than its records.
+        data = receiving_bytes(loop, room, &capacity)
+        if data == NULL:
+            return propagate()
+        lf_tls_forget_errors()
+        try:
+            while True:
+                status = lf_tls_read(self.ssl, self.rbio, PyBytes_AS_STRING(<object> data) + size, room - size, &done)
+                if status <= 0:
+                    break
+                size += done
+                if lf_bio_pending(self.rbio) == 0 and not lf_tls_has_pending(self.ssl):
+                    break
+                if size == room:
+                    room += RECORD_SIZE + lf_bio_pending(self.rbio)
+                    larger = PyBytes_FromStringAndSize(NULL, room)
+                    if larger == NULL:
+                        propagate()
+                    memcpy(PyBytes_AS_STRING(<object> larger), PyBytes_AS_STRING(<object> data), size)
+                    Py_DECREF(data)
+                    data = larger
+                    capacity = room
+            if status < 0:
+                # The end raises nothing, an error does.
+                try:
+                    ended = not self.ssl_read(RECORD_SIZE)
+                except AGAIN:
+                    pass
+            if size:
+                received_so_far(&data, size, &capacity)
+                self.deliver(data)
+        finally:
+            if data != NULL:
+                release_received(loop, data, capacity)
+        if ended:
+            # close_notify
+            self._call_eof_received()
+            self._start_shutdown()
+        return 0
+
+    cdef int deliver(self, PyObject* data) except -1:
+        cdef PyObject* args[2]
+        cdef PyObject* result
+        # It may be replaced meanwhile, as the protocol may.
+        cdef FastProtocol receiver = self.receiver
+        if receiver is not None:
+            if receiver.receive(PyBytes_AS_STRING(<object> data), PyBytes_GET_SIZE(<object> data)) < 0:
+                return propagate()
+            return 0
+        protocol = self._app_protocol
+        args[0] = <PyObject*> protocol
+        args[1] = data
+        result = PyObject_VectorcallMethod(<PyObject*> DATA_RECEIVED, args, 2, NULL)
+        if result == NULL:
+            return propagate()
+        Py_DECREF(result)
+        return 0
 
     cdef int read_all(self) except -1:
-        """Give the protocol, in one piece, all that can be decrypted."""
+        """read_direct() of the portable engine."""
         cdef list chunks = None
         cdef bint ended = False
         first = None
@@ -118,22 +309,13 @@ cdef class TLSEngine(FastProtocol):
         except AGAIN:
             pass
         if chunks is not None:
-            self.deliver(b"".join(chunks))
-        elif first is not None:
-            self.deliver(first)
+            first = b"".join(chunks)
+        if first is not None:
+            self.deliver(<PyObject*> first)
         if ended:
             # close_notify
             self._call_eof_received()
             self._start_shutdown()
-        return 0
-
-    cdef int deliver(self, bytes data) except -1:
-        # It may be replaced meanwhile.
-        cdef FastProtocol receiver = self.receiver
-        if receiver is None:
-            self._app_protocol.data_received(data)
-        elif receiver.receive(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) < 0:
-            return propagate()
         return 0
 
     cdef int read_into_buffer(self) except -1:
@@ -141,23 +323,36 @@ cdef class TLSEngine(FastProtocol):
         cdef Py_ssize_t offset = 0
         cdef Py_ssize_t count = 1
         cdef Py_ssize_t size
+        cdef Py_ssize_t lent_bytes = 0
+        cdef size_t done = 0
+        cdef char* base = NULL
+        cdef int status = 1
         lent = self._app_protocol.get_buffer(self._incoming.pending)
         size = len(lent)
-        try:
-            # Of a bytearray each slice would be a copy.
-            with memoryview(lent) as view:
-                while offset < size:
-                    count = self.ssl_read(size - offset, view[offset:])
-                    if count <= 0:
-                        break
-                    offset += count
-                else:
-                    if size:
-                        self._loop.call_soon(self._do_read)
-                    else:
-                        count = 0
-        except AGAIN:
-            pass
+        if self.ssl != NULL and lf_plain_buffer(<PyObject*> lent, &base, &lent_bytes) and lent_bytes == size:
+            lf_tls_forget_errors()
+            while offset < size and status > 0:
+                status = lf_tls_read(self.ssl, self.rbio, base + offset, size - offset, &done)
+                if status > 0:
+                    offset += done
+        if status != 0 and offset < size:
+            # The portable engine, or what the direct one leaves to _ssl: the end, and errors.
+            try:
+                # Of a bytearray each slice would be a copy.
+                with memoryview(lent) as view:
+                    while offset < size:
+                        count = self.ssl_read(size - offset, view[offset:])
+                        if count <= 0:
+                            break
+                        offset += count
+            except AGAIN:
+                pass
+        lent = None
+        if offset == size:
+            if size:
+                self._loop.call_soon(self._do_read)
+            else:
+                count = 0
         if offset > 0:
             self._app_protocol.buffer_updated(offset)
         if not count:
@@ -166,65 +361,161 @@ cdef class TLSEngine(FastProtocol):
         return 0
 
     cdef int control_reading(self) except -1:
-        size = self._incoming.pending
-        if size >= self._incoming_high_water and not self._ssl_reading_paused:
+        cdef Py_ssize_t size
+        if self.ssl != NULL:
+            size = lf_bio_pending(self.rbio)
+        else:
+            size = self._incoming.pending
+        if size >= self.incoming_high and not self._ssl_reading_paused:
             self._ssl_reading_paused = True
             self._transport.pause_reading()
-        elif size <= self._incoming_low_water and self._ssl_reading_paused:
+        elif size <= self.incoming_low and self._ssl_reading_paused:
             self._ssl_reading_paused = False
             self._transport.resume_reading()
         return 0
+
+    def _set_read_buffer_limits(self, high=None, low=None):
+        InheritedProtocol._set_read_buffer_limits(self, high, low)
+        # A mark may be any number; one beyond the address space is never reached.
+        self.incoming_high = math.ceil(min(self._incoming_high_water, 1 << 62))
+        self.incoming_low = math.floor(min(self._incoming_low_water, 1 << 62))
 
     # ------------------------------------------------------------------------------------------------- outgoing
 
     def _write(self, data):
         """``write()`` of the transport that the application has."""
-        cdef Py_ssize_t count
-        if type(data) is not bytes:
-            if not isinstance(data, (bytes, bytearray, memoryview)):
-                raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
-            if type(data) is not memoryview or data.c_contiguous:
-                # It may wait, and the caller may change it meanwhile.
-                data = bytes(data)
-            else:
-                # OpenSSL refuses it.
-                self._write_appdata((data,))
-                return
-        if PyBytes_GET_SIZE(data) == 0:
-            return
-        if self._state is not WRAPPED or self._write_backlog:
+        self.write_data(data)
+
+    cdef int write_data(self, object data) except -1:
+        cdef Py_buffer view
+        if type(data) is bytes:
+            return self.write_memory(data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
+        if type(data) is memoryview and not data.c_contiguous:
+            # OpenSSL refuses it.
             self._write_appdata((data,))
-            return
+            return 0
+        if self.ssl == NULL:
+            # It may wait, and the caller may change it meanwhile.
+            return self.write_data(bytes(data))
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            try:
-                count = self.ssl_write(data)
-            except AGAIN:
-                count = 0
-            if count < PyBytes_GET_SIZE(data):
-                self._write_backlog.append(data[count:])
-                self._write_buffer_size += PyBytes_GET_SIZE(data) - count
+            return self.write_memory(None, <char*> view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int write_memory(self, bytes data, const char* base, Py_ssize_t size) except -1:
+        """Encrypt and send `size` bytes; `data`, if it is not None, holds them and nothing else."""
+        cdef Py_ssize_t count
+        if size == 0:
+            return 0
+        if self._state is not WRAPPED or self._write_backlog:
+            self._write_appdata((base[:size] if data is None else data,))
+            return 0
+        try:
+            if self.ssl != NULL:
+                count = self.encrypt(base, size)
+            else:
+                count = self.encrypt_portably(data)
+            if count < size:
+                self._write_backlog.append(base[count:size])
+                self._write_buffer_size += size - count
             self.send_out()
         except Exception as exc:
             self._fatal_error(exc, "Fatal error on SSL protocol")
+        return 0
+
+    cdef Py_ssize_t encrypt(self, const char* base, Py_ssize_t size) except -1:
+        """Return how many bytes OpenSSL has encrypted: fewer where it wants to read first."""
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t part
+        cdef size_t done = 0
+        while True:
+            part = min(size - count, SLICE_SIZE)
+            if lf_tls_write(self.ssl, base + count, part, &done):
+                count += done
+            else:
+                try:
+                    count += self.ssl_write(base[count:count + part])
+                except AGAIN:
+                    return count
+            if count == size:
+                return count
+            self.drain()
+
+    cdef Py_ssize_t encrypt_portably(self, bytes data) except -1:
+        """encrypt() of the portable engine."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t count = 0
+        try:
+            if size <= SLICE_SIZE:
+                return self.ssl_write(data)
+            with memoryview(data) as view:
+                while count < size:
+                    count += self.ssl_write(view[count:count + SLICE_SIZE])
+                    if count < size:
+                        self.drain()
+        except AGAIN:
+            pass
+        return count
 
     def _process_outgoing(self):
         self.send_out()
 
     cdef int send_out(self) except -1:
         """Send what OpenSSL has written, unless the stream below is full."""
-        cdef Py_ssize_t pending = self._outgoing.pending
-        if pending and not self._ssl_writing_paused:
-            self._transport.write(self.take())
+        return self.control_writing(self.drain())
+
+    cdef Py_ssize_t drain(self) except -1:
+        """Hand what OpenSSL has written to the stream below, unless that is full; return how many bytes stay."""
+        cdef Py_ssize_t pending
+        cdef char* place
+        cdef PyObject* data
+        if self.ssl == NULL:
             pending = self._outgoing.pending
-        return self.control_writing(pending)
+            if pending and not self._ssl_writing_paused:
+                self._transport.write(self.take())
+                pending = self._outgoing.pending
+            return pending
+        pending = lf_bio_pending(self.wbio)
+        while pending and not self._ssl_writing_paused:
+            pending = min(pending, MOVED_BYTES)
+            place = NULL
+            if self.stream is not None and self._transport is self.stream:
+                place = self.stream.reserve(pending)
+            if place != NULL:
+                lf_bio_read(self.wbio, place, <int> pending)
+                # Nobody else is called.
+                self.stream.commit(pending)
+                return 0
+            data = PyBytes_FromStringAndSize(NULL, pending)
+            if data == NULL:
+                return propagate()
+            lf_bio_read(self.wbio, PyBytes_AS_STRING(<object> data), <int> pending)
+            encrypted = <object> data
+            Py_DECREF(data)
+            if self.stream is not None and self._transport is self.stream:
+                self.stream.write_bytes(encrypted)
+            else:
+                self._transport.write(encrypted)
+            pending = lf_bio_pending(self.wbio)
+        return pending
 
     cdef int control_writing(self, Py_ssize_t pending) except -1:
+        if self._write_buffer_size:
+            pending += self._write_buffer_size
         if self._app_writing_paused:
-            if self._write_buffer_size + pending <= self._outgoing_low_water:
+            if pending <= self.outgoing_low:
                 self._control_app_writing()
-        elif self._write_buffer_size + pending >= self._outgoing_high_water:
+        elif pending >= self.outgoing_high:
             self._control_app_writing()
         return 0
+
+    def _set_write_buffer_limits(self, high=None, low=None):
+        InheritedProtocol._set_write_buffer_limits(self, high, low)
+        self.outgoing_high = math.ceil(min(self._outgoing_high_water, 1 << 62))
+        self.outgoing_low = math.floor(min(self._outgoing_low_water, 1 << 62))
 
 
 class TLSProtocol(TLSEngine, InheritedProtocol):
@@ -234,7 +525,10 @@ class TLSProtocol(TLSEngine, InheritedProtocol):
     max_size = RECORD_SIZE
 
     def __init__(self, *args, **kwargs):
+        # It is made when it is asked for.
+        self.max_size = 0
         InheritedProtocol.__init__(self, *args, **kwargs)
+        del self.max_size
         self._connect_engine()
 
     def _set_app_protocol(self, app_protocol):
@@ -258,4 +552,8 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write
         """
-        self._ssl_protocol._write(data)
+        protocol = self._ssl_protocol
+        if isinstance(protocol, TLSEngine):
+            (<TLSEngine> protocol).write_data(data)
+        else:
+            protocol._write(data)

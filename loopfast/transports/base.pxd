@@ -8,7 +8,9 @@ from cpython.object cimport PyObject
 from loopfast.core cimport BULK_READ_SIZE, LoopCore
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes.bytes cimport LF_REUSES_BYTES, lf_end_bytes, lf_refill_bytes
-from loopfast.includes.python cimport Py_DECREF, Py_REFCNT, Py_XDECREF, PyBytes_FromStringAndSize
+from loopfast.includes.python cimport (
+    Py_DECREF, Py_REFCNT, Py_XDECREF, PyBytes_FromStringAndSize, _PyBytes_Resize, propagate,
+)
 
 
 cdef enum:
@@ -28,6 +30,26 @@ cdef inline PyObject* received_bytes(LoopCore loop, const char* data, Py_ssize_t
         return spare
     capacity[0] = size
     return PyBytes_FromStringAndSize(data, size)
+
+
+cdef inline PyObject* receiving_bytes(LoopCore loop, Py_ssize_t size, Py_ssize_t* capacity) noexcept:
+    # The same with room for `size` bytes instead of a copy, to be given to received_so_far() as well.
+    cdef PyObject* spare = loop.spare_bytes
+    if LF_REUSES_BYTES and spare != NULL and 1 < size <= loop.spare_bytes_capacity:
+        loop.spare_bytes = NULL
+        capacity[0] = loop.spare_bytes_capacity
+        return spare
+    capacity[0] = size
+    return PyBytes_FromStringAndSize(NULL, size)
+
+
+cdef inline int received_so_far(PyObject** data, Py_ssize_t size, Py_ssize_t* capacity) except -1:
+    # The first `size` bytes of what receiving_bytes() gave are in place, at least one; the others are not wanted.
+    if LF_REUSES_BYTES and capacity[0] <= REUSED_BYTES:
+        lf_end_bytes(data[0], size)
+        return 0
+    capacity[0] = size
+    return 0 if _PyBytes_Resize(data, size) == 0 else propagate()
 
 
 cdef inline void release_received(LoopCore loop, PyObject* data, Py_ssize_t capacity) noexcept:

@@ -65,6 +65,12 @@ cdef class StreamTransport(NativeTransport):
     cdef int on_read_end(self, ssize_t status) except -1
     cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1
     cdef int export_buffer(self, object buffer, uv.uv_buf_t* buf) except -1
+    # write() of a bytes object.
+    cdef int write_bytes(self, bytes data) except -1
+    # Memory for a write of `size` bytes, to be filled and then sent by commit(); NULL where a write may not wait or is
+    # not small.
+    cdef char* reserve(self, size_t size) noexcept
+    cdef int commit(self, size_t size) except -1
     cdef int write_slowly(self, object data) except -1
     cdef int enqueue_copy(self, object data) except -1
     cdef void drop_sent(self, size_t size) noexcept

@@ -457,6 +457,23 @@ cdef class StreamTransport(NativeTransport):
                 return
         self.write_slowly(data)
 
+    cdef int write_bytes(self, bytes data) except -1:
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(<PyObject*> data)
+        if size and can_gather(self) and self.queued + size <= min(self.high_water, <size_t> GATHER_LIMIT):
+            append_bytes(self, <PyObject*> data)
+            return 0 if self.wants_turn_end else self.loop.request_turn_end(self)
+        return self.write_slowly(data)
+
+    cdef char* reserve(self, size_t size) noexcept:
+        if (size <= SMALL_WRITE and can_gather(self) and self.loop.gathered + size <= GATHER_BUFFER_SIZE
+                and self.queued + size <= min(self.high_water, <size_t> GATHER_LIMIT)):
+            return self.loop.gather_buffer + self.loop.gathered
+        return NULL
+
+    cdef int commit(self, size_t size) except -1:
+        append_gathered(self, size)
+        return 0 if self.wants_turn_end else self.loop.request_turn_end(self)
+
     cdef int write_slowly(self, object data) except -1:
         """write() in any state and of any bytes-like object."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -808,11 +825,16 @@ cdef inline int append_bytes(StreamTransport self, PyObject* data) except -1:
 
 
 cdef inline int append_copy(StreamTransport self, char* data, size_t size) except -1:
-    """Append a copy in the loop's gather buffer, whose room the caller has checked. Such a segment has no owner."""
+    """Append a copy in the loop's gather buffer, whose room the caller has checked."""
+    memcpy(self.loop.gather_buffer + self.loop.gathered, data, size)
+    return append_gathered(self, size)
+
+
+cdef inline int append_gathered(StreamTransport self, size_t size) except -1:
+    """Append what is next in the loop's gather buffer. Such a segment has no owner."""
     cdef LoopCore loop = self.loop
     cdef char* place = loop.gather_buffer + loop.gathered
     cdef int last = self.first + self.count - 1
-    memcpy(place, data, size)
     if self.count and self.owners[last] == NULL and self.bufs[last].base + self.bufs[last].len == place:
         self.bufs[last].len += size
     else:
