@@ -16,7 +16,6 @@ from asyncio import sslproto
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from libc.string cimport memcpy
 
 from loopfast.core cimport LoopCore
 from loopfast.includes.buffer cimport lf_plain_buffer
@@ -37,6 +36,8 @@ cdef enum:
     RECORD_SIZE = 16384
     # Bytes encrypted before they are handed on, which bounds the memory BIO.
     SLICE_SIZE = 128 * 1024
+    # Bytes from which on a write goes through _ssl, which lets other threads run meanwhile: some milliseconds.
+    LARGE_WRITE = 1 << 20
     # Bytes moved by one call, whose sizes are of type int.
     MOVED_BYTES = 1 << 30
 
@@ -116,6 +117,8 @@ cdef class TLSEngine(FastProtocol):
         if MAY_GO_DIRECT:
             self.go_direct(connection)
             if MUST_GO_DIRECT and self.ssl == NULL:
+                # Nobody will get it.
+                self._app_transport._closed = True
                 raise RuntimeError(f"the direct TLS engine does not know {connection!r}")
 
     cdef int go_direct(self, object connection) except -1:
@@ -222,7 +225,6 @@ cdef class TLSEngine(FastProtocol):
         cdef size_t done = 0
         cdef Py_ssize_t capacity = 0
         cdef PyObject* data
-        cdef PyObject* larger
         cdef int status
         cdef bint ended = False
         if lf_tls_has_pending(self.ssl):
@@ -243,14 +245,9 @@ cdef class TLSEngine(FastProtocol):
                 if lf_bio_pending(self.rbio) == 0 and not lf_tls_has_pending(self.ssl):
                     break
                 if size == room:
-                    room += RECORD_SIZE + lf_bio_pending(self.rbio)
-                    larger = PyBytes_FromStringAndSize(NULL, room)
-                    if larger == NULL:
-                        propagate()
-                    memcpy(PyBytes_AS_STRING(<object> larger), PyBytes_AS_STRING(<object> data), size)
-                    Py_DECREF(data)
-                    data = larger
-                    capacity = room
+                    # Of something that is not encrypted. The rest comes in another piece.
+                    self._loop.call_soon(self._do_read)
+                    break
             if status < 0:
                 # The end raises nothing, an error does.
                 try:
@@ -414,10 +411,10 @@ cdef class TLSEngine(FastProtocol):
             self._write_appdata((base[:size] if data is None else data,))
             return 0
         try:
-            if self.ssl != NULL:
+            if self.ssl != NULL and size < LARGE_WRITE:
                 count = self.encrypt(base, size)
             else:
-                count = self.encrypt_portably(data)
+                count = self.encrypt_portably(base[:size] if data is None else data)
             if count < size:
                 self._write_backlog.append(base[count:size])
                 self._write_buffer_size += size - count
