@@ -27,6 +27,7 @@ _NEIGHBOURS = (
 # Variables that change the behaviour of the loop, of libuv or of asyncio.
 _VARIABLES = (
     "UV_THREADPOOL_SIZE", "UV_USE_IO_URING", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHON_GIL", "LD_PRELOAD",
+    "LOOPFAST_TLS_ENGINE",
 )  # fmt: skip
 
 
@@ -183,6 +184,7 @@ def _features() -> dict[str, Any]:
         "SO_REUSEPORT": hasattr(socket, "SO_REUSEPORT"),
         "event loop policies": hasattr(sys.modules["asyncio.events"], "set_event_loop_policy"),
         "cffi binding (loopfast.uv)": _has_cffi_binding(),
+        "OpenSSL called directly": sys.modules["loopfast.tls"].can_go_direct(),
         "write gathering": hasattr(sys.modules["loopfast"].Loop, "set_write_gathering"),
     }
 

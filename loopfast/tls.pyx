@@ -14,7 +14,6 @@ import sys
 from asyncio import sslproto
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 
 from loopfast.core cimport LoopCore
@@ -24,7 +23,8 @@ from loopfast.includes.openssl cimport (
     lf_tls_read, lf_tls_write,
 )
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_FromStringAndSize, PyErr_SetObject, PyObject_VectorcallMethod, propagate,
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyErr_SetObject,
+    PyObject_VectorcallMethod, propagate,
 )
 from loopfast.transports.base cimport (
     FastProtocol, received_bytes, received_so_far, receiving_bytes, release_received,
@@ -48,6 +48,8 @@ cdef object SHUTDOWN = sslproto.SSLProtocolState.SHUTDOWN
 cdef tuple AGAIN = sslproto.SSLAgainErrors
 cdef object InheritedProtocol = sslproto.SSLProtocol
 cdef object SSLObject = ssl.SSLObject
+cdef object SSLSocket = _ssl._SSLSocket
+cdef object MemoryBIO = _ssl.MemoryBIO
 cdef str DATA_RECEIVED = sys.intern("data_received")
 
 # ----------------------------------------------------------------------------------------------------- choice of engine
@@ -123,13 +125,16 @@ cdef class TLSEngine(FastProtocol):
 
     cdef int go_direct(self, object connection) except -1:
         """Use the direct engine if everything is as expected."""
-        if type(connection) is not _ssl._SSLSocket or self.stream_loop is None:
+        if type(connection) is not SSLSocket or self.stream_loop is None:
             return 0
-        if type(self._incoming) is not _ssl.MemoryBIO or type(self._outgoing) is not _ssl.MemoryBIO:
+        if type(self._incoming) is not MemoryBIO or type(self._outgoing) is not MemoryBIO:
             return 0
         context = connection.context
         if getattr(context, "_msg_callback", None) is not None:
             # Only _ssl's own methods raise what it raises.
+            return 0
+        if self.connection != NULL:
+            # Once and for all.
             return 0
         self.ssl = lf_tls_connection(
             <PyObject*> connection, <PyObject*> context, <PyObject*> self._incoming, <PyObject*> self._outgoing,
@@ -238,7 +243,7 @@ cdef class TLSEngine(FastProtocol):
         lf_tls_forget_errors()
         try:
             while True:
-                status = lf_tls_read(self.ssl, self.rbio, PyBytes_AS_STRING(<object> data) + size, room - size, &done)
+                status = lf_tls_read(self.ssl, self.rbio, PyBytes_AS_STRING(data) + size, room - size, &done)
                 if status <= 0:
                     break
                 size += done
@@ -272,7 +277,7 @@ cdef class TLSEngine(FastProtocol):
         # It may be replaced meanwhile, as the protocol may.
         cdef FastProtocol receiver = self.receiver
         if receiver is not None:
-            if receiver.receive(PyBytes_AS_STRING(<object> data), PyBytes_GET_SIZE(<object> data)) < 0:
+            if receiver.receive(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) < 0:
                 return propagate()
             return 0
         protocol = self._app_protocol
@@ -386,7 +391,7 @@ cdef class TLSEngine(FastProtocol):
     cdef int write_data(self, object data) except -1:
         cdef Py_buffer view
         if type(data) is bytes:
-            return self.write_memory(data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            return self.write_memory(data, PyBytes_AS_STRING(<PyObject*> data), PyBytes_GET_SIZE(<PyObject*> data))
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
         if type(data) is memoryview and not data.c_contiguous:
@@ -405,6 +410,7 @@ cdef class TLSEngine(FastProtocol):
     cdef int write_memory(self, bytes data, const char* base, Py_ssize_t size) except -1:
         """Encrypt and send `size` bytes; `data`, if it is not None, holds them and nothing else."""
         cdef Py_ssize_t count
+        cdef void* direct = self.ssl
         if size == 0:
             return 0
         if self._state is not WRAPPED or self._write_backlog:
@@ -414,7 +420,12 @@ cdef class TLSEngine(FastProtocol):
             if self.ssl != NULL and size < LARGE_WRITE:
                 count = self.encrypt(base, size)
             else:
-                count = self.encrypt_portably(base[:size] if data is None else data)
+                # Without the GIL: even the thread that ought not to write meanwhile must do it through _ssl.
+                self.ssl = NULL
+                try:
+                    count = self.encrypt_portably(base[:size] if data is None else data)
+                finally:
+                    self.ssl = direct
             if count < size:
                 self._write_backlog.append(base[count:size])
                 self._write_buffer_size += size - count
@@ -443,7 +454,7 @@ cdef class TLSEngine(FastProtocol):
 
     cdef Py_ssize_t encrypt_portably(self, bytes data) except -1:
         """encrypt() of the portable engine."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(<PyObject*> data)
         cdef Py_ssize_t count = 0
         try:
             if size <= SLICE_SIZE:
@@ -489,7 +500,7 @@ cdef class TLSEngine(FastProtocol):
             data = PyBytes_FromStringAndSize(NULL, pending)
             if data == NULL:
                 return propagate()
-            lf_bio_read(self.wbio, PyBytes_AS_STRING(<object> data), <int> pending)
+            lf_bio_read(self.wbio, PyBytes_AS_STRING(data), <int> pending)
             encrypted = <object> data
             Py_DECREF(data)
             if self.stream is not None and self._transport is self.stream:
