@@ -33,23 +33,45 @@ from loopfast._version import __version__
 
 if TYPE_CHECKING:
     from loopfast._policy import EventLoopPolicy as EventLoopPolicy
+    from loopfast._watch import Change, ChangeKind, Watch, watch
 
 # EventLoopPolicy is public but not listed: asyncio deprecated policies in 3.14 and drops them in 3.16, and a star
 # import must neither create one nor fail where they are gone.
-__all__ = ["Loop", "__version__", "install", "libuv_version", "new_event_loop", "run", "uninstall"]
+__all__ = [
+    "Change",
+    "ChangeKind",
+    "Loop",
+    "Watch",
+    "__version__",
+    "install",
+    "libuv_version",
+    "new_event_loop",
+    "run",
+    "uninstall",
+    "watch",
+]
+
+#: Loaded on first use.
+_FROM_WATCH = ("Change", "ChangeKind", "Watch", "watch")
 
 
 if not TYPE_CHECKING:
     # A type checker would take it to mean that every name exists.
 
     def __getattr__(name: str) -> Any:
-        """Define ``EventLoopPolicy`` on first use, so that importing loopfast never touches asyncio's policies."""
+        """Define on first use ``EventLoopPolicy``, so that importing loopfast never touches asyncio's policies, and
+        what watches files."""
         if name == "EventLoopPolicy":
             from loopfast._policy import event_loop_policy_class
 
             return event_loop_policy_class()
+        if name in _FROM_WATCH:
+            from loopfast import _watch
+
+            globals().update({item: getattr(_watch, item) for item in _FROM_WATCH})
+            return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "EventLoopPolicy"])
+    return sorted({*globals(), "EventLoopPolicy", *_FROM_WATCH})

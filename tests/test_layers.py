@@ -31,7 +31,7 @@ LAYERS = (
     ("transports.process",),
     ("baseloop",),
     ("_version", "_endpoints", "_streams", "_loop"),
-    ("_run", "_policy", "_install"),
+    ("_run", "_policy", "_install", "_watch"),
     ("",),  # the package itself: public names
     ("_info", "bench"),
     ("_bench",),

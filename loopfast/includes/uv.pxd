@@ -44,6 +44,9 @@ cdef extern from "uv.h" nogil:
     ctypedef struct uv_poll_t:
         void* data
 
+    ctypedef struct uv_fs_event_t:
+        void* data
+
     ctypedef struct uv_stream_t:
         void* data
         uv_loop_t* loop
@@ -74,6 +77,10 @@ cdef extern from "uv.h" nogil:
         UV_DISCONNECT
         UV_PRIORITIZED
 
+    ctypedef enum uv_fs_event:
+        UV_RENAME
+        UV_CHANGE
+
     int UV_UDP_RECVMMSG
     int UV_UDP_MMSG_FREE
 
@@ -95,6 +102,9 @@ cdef extern from "uv.h":
     ctypedef void (*uv_check_cb)(uv_check_t* handle) noexcept
     ctypedef void (*uv_timer_cb)(uv_timer_t* handle) noexcept
     ctypedef void (*uv_poll_cb)(uv_poll_t* handle, int status, int events) noexcept
+    ctypedef void (*uv_fs_event_cb)(
+        uv_fs_event_t* handle, const char* filename, int events, int status
+    ) noexcept
     ctypedef void (*uv_alloc_cb)(uv_handle_t* handle, size_t suggested, uv_buf_t* buf) noexcept
     ctypedef void (*uv_read_cb)(uv_stream_t* stream, ssize_t nread, const uv_buf_t* buf) noexcept
     ctypedef void (*uv_write_cb)(uv_write_t* req, int status) noexcept
@@ -142,6 +152,9 @@ cdef extern from "uv.h" nogil:
     int uv_poll_init_socket(uv_loop_t* loop, uv_poll_t* handle, uv_os_sock_t socket)
     int uv_poll_start(uv_poll_t* handle, int events, uv_poll_cb cb)
     int uv_poll_stop(uv_poll_t* handle)
+
+    int uv_fs_event_init(uv_loop_t* loop, uv_fs_event_t* handle)
+    int uv_fs_event_start(uv_fs_event_t* handle, uv_fs_event_cb cb, const char* path, unsigned int flags)
 
     int uv_tcp_init(uv_loop_t* loop, uv_tcp_t* handle)
     int uv_tcp_open(uv_tcp_t* handle, uv_os_sock_t sock)
