@@ -110,10 +110,12 @@ def _seen(found: os.stat_result, now: int) -> _Seen:
 class _Directory:
     """A watched directory and what was in it: of its files what was seen, of its directories their own record."""
 
-    __slots__ = ("entries", "event", "is_gone", "path", "seen", "token")
+    __slots__ = ("entries", "event", "is_gone", "old_path", "path", "seen", "token")
 
     def __init__(self, path: str, seen: _Seen) -> None:
         self.path = path
+        #: What it was at the last report, None if it is new since then.
+        self.old_path: str | None = None
         self.seen = seen
         self.entries: dict[str, _Entry] = {}
         self.event: UVFSEvent | None = None
@@ -129,6 +131,8 @@ class _Directory:
 
 
 _Entry = _Seen | _Directory
+#: A name in a directory, which may itself be renamed.
+_Place = tuple[_Directory, str]
 
 
 def _seen_of(entry: _Entry) -> _Seen:
@@ -201,7 +205,7 @@ class _Inbox:
 def _queue_length() -> int:
     """The events that the kernel keeps for one loop."""
     try:
-        with open("/proc/sys/fs/inotify/max_queued_events", encoding="ascii") as file:
+        with open("/proc/sys/fs/inotify/max_queued_events", "rb") as file:
             return int(file.read())
     except (OSError, ValueError):
         return 16384
@@ -305,11 +309,13 @@ class _Tree(_Target):
         self.root = _Directory(path, _seen(os.stat(path), time.time_ns()))
         #: By token, those that are watched.
         self.directories: dict[int, _Directory] = {}
-        # What was found since the last report, by path.
+        # What was found since the last report.
+        #: By the path of then.
         self.gone: dict[str, _Entry] = {}
-        self.came: dict[str, _Entry] = {}
-        self.modified: dict[str, None] = {}
-        self.renamed: list[tuple[str, str]] = []
+        self.came: dict[_Place, _Entry] = {}
+        self.modified: dict[_Place, None] = {}
+        self.renamed: dict[_Directory, None] = {}
+        self.is_root_modified = False
 
     def close(self) -> None:
         for directory in self.directories.values():
@@ -321,8 +327,8 @@ class _Tree(_Target):
 
     async def start(self) -> None:
         await self.settle([self.root])
-        self.came.clear()
-        self.modified.clear()
+        self.report()
+        self.root.old_path = self.path
 
     async def look(self) -> list[Change]:
         dirty: list[tuple[_Directory, dict[str, int]]] = []
@@ -359,11 +365,12 @@ class _Tree(_Target):
         if not isinstance(found, _Seen) or not found.is_directory:
             self.gone[self.path] = self.root
             self.drop(self.root)
+            self.is_root_modified = False
             self.has_ended = True
             return False
         replaced = found[:2] != self.root.seen[:2]
         if found.differs(self.root.seen):
-            self.modified[self.path] = None
+            self.is_root_modified = True
         self.root.seen = found
         return replaced
 
@@ -463,7 +470,6 @@ class _Tree(_Target):
     def compare(self, directory: _Directory, name: str, found: _Found, bits: int, following: list[_Directory]) -> None:
         """Note how *found* differs from what is known of *name*. Directories to be listed then go to *following*."""
         known = directory.entries.get(name)
-        path = os.path.join(directory.path, name)
         if isinstance(found, OSError):
             self.refused(found)
             found = None
@@ -471,7 +477,7 @@ class _Tree(_Target):
             before = _seen_of(known)
             if found is not None and before[:2] == found[:2] and stat.S_IFMT(before.mode) == stat.S_IFMT(found.mode):
                 if before.differs(found) or (bits & CHANGE and before.is_fresh and not found.is_directory):
-                    self.modified[path] = None
+                    self.modified[directory, name] = None
                 if not isinstance(known, _Directory):
                     directory.entries[name] = found
                     return
@@ -480,109 +486,144 @@ class _Tree(_Target):
                     # Perhaps a new one with the number of the old.
                     following.append(known)
                 return
-            self.remove(directory, name, path, known)
+            self.remove(directory, name, known)
         if found is not None:
             entry: _Entry = found
             if found.is_directory and self.recursive:
-                entry = _Directory(path, found)
+                entry = _Directory(os.path.join(directory.path, name), found)
                 following.append(entry)
             directory.entries[name] = entry
-            self.came[path] = entry
+            self.came[directory, name] = entry
 
-    def remove(self, directory: _Directory, name: str, path: str, known: _Entry) -> None:
+    def remove(self, directory: _Directory, name: str, known: _Entry) -> None:
         del directory.entries[name]
-        self.modified.pop(path, None)
-        if self.came.pop(path, None) is None:
-            self.gone[path] = known
-        if not isinstance(known, _Directory):
-            return
-        self.drop(known)
-        for inner in known.inside():
-            for name in list(inner.entries):
-                path = os.path.join(inner.path, name)
-                self.modified.pop(path, None)
-                if self.came.pop(path, None) is not None:
-                    # Came and went between two reports.
-                    del inner.entries[name]
+        self.modified.pop((directory, name), None)
+        if self.came.pop((directory, name), None) is None:
+            # It was there at the last report, and so was the directory.
+            old_path = known.old_path if isinstance(known, _Directory) else _old_path(directory, name)
+            assert old_path is not None
+            self.gone[old_path] = known
+        if isinstance(known, _Directory):
+            self.drop(known)
 
     def drop(self, directory: _Directory) -> None:
-        """Stop watching a directory that is gone; what was in it stays known until it is reported."""
+        """Stop watching a directory that is gone; what was in it at the last report stays known until the next."""
         for inner in directory.inside():
             inner.is_gone = True
             if inner.event is not None:
                 inner.event.close()
                 inner.event = None
                 self.directories.pop(inner.token, None)
+            for name in list(inner.entries):
+                if self.came.pop((inner, name), None) is not None:
+                    del inner.entries[name]
 
     def adopted(self, directories: list[_Directory]) -> list[_Directory]:
-        """Let new directories that are old ones under another name know what was known of those."""
+        """Put old directories in the place of new ones that are the same under another name."""
         gone = {entry.seen[:2]: path for path, entry in self.gone.items() if isinstance(entry, _Directory)}
         if not gone:
             return directories
+        places = {entry: place for place, entry in self.came.items() if isinstance(entry, _Directory)}
         result = []
         for directory in directories:
-            result.append(directory)
+            place = places.get(directory)
             old_path = gone.get(directory.seen[:2])
-            if old_path is None or self.came.get(directory.path) is not directory:
+            old = None if old_path is None else self.gone[old_path]
+            if (
+                place is None
+                or old_path is None
+                or not isinstance(old, _Directory)
+                or not old.seen.is_same_file(directory.seen)
+            ):
+                result.append(directory)
                 continue
-            old = self.gone[old_path]
-            if not isinstance(old, _Directory) or not old.seen.is_same_file(directory.seen):
-                continue
-            del gone[directory.seen[:2]], self.gone[old_path], self.came[directory.path]
-            # What was there before is no more, as the renaming says.
-            self.gone.pop(directory.path, None)
-            self.renamed.append((old_path, directory.path))
-            directory.entries = old.entries
-            for inner in directory.inside():
+            del gone[directory.seen[:2]], self.gone[old_path], self.came[place]
+            place[0].entries[place[1]] = old
+            old.path, old.seen = directory.path, directory.seen
+            self.renamed[old] = None
+            for inner in old.inside():
                 inner.is_gone = False
                 for name, entry in inner.entries.items():
                     if isinstance(entry, _Directory):
                         entry.path = os.path.join(inner.path, name)
-                        result.append(entry)
+                result.append(inner)
         return result
 
     # ------------------------------------------------------------------------------------------------- reporting
 
     def report(self) -> list[Change]:
         """What was found, as changes; nothing is kept."""
-        gone = dict(self.gone)
-        for entry in self.gone.values():
-            if isinstance(entry, _Directory):
-                for inner in entry.inside():
-                    gone.update((os.path.join(inner.path, name), known) for name, known in inner.entries.items())
-        by_number = {_seen_of(entry)[:2]: path for path, entry in gone.items() if not isinstance(entry, _Directory)}
-        renamed, created, replaced = self.renamed, [], set()
-        for path, came in self.came.items():
-            old_path = None if isinstance(came, _Directory) else by_number.get(came[:2])
-            if old_path is not None and _seen_of(gone[old_path]).is_same_file(_seen_of(came)) and old_path != path:
-                del by_number[_seen_of(came)[:2]]
-                renamed.append((old_path, path))
+        gone = self.all_gone()
+        renamed = [
+            (directory.old_path, directory.path)
+            for directory in self.renamed
+            if not directory.is_gone and directory.old_path not in (None, directory.path)
+        ]
+        files = {entry[:2]: path for path, entry in gone.items() if not isinstance(entry, _Directory)}
+        came = dict(self.came)
+        for (parent, name), entry in self.came.items():
+            old_path = None if isinstance(entry, _Directory) else files.get(entry[:2])
+            if old_path is None or old_path == _old_path(parent, name):
                 continue
-            created.append(path)
-        moved = {old_path for old_path, _ in renamed}
-        taken = {path for _, path in renamed}
-        deleted = []
-        for path, entry in gone.items():
-            if path in moved or path in taken:
-                continue
-            came_now = self.came.get(path)
-            if (
-                came_now is not None
-                and stat.S_IFMT(_seen_of(entry).mode) == stat.S_IFMT(_seen_of(came_now).mode)
-                and not isinstance(entry, _Directory)
-            ):
-                replaced.add(path)
+            if _seen_of(gone[old_path]).is_same_file(_seen_of(entry)):
+                del files[_seen_of(entry)[:2]], gone[old_path], came[parent, name]
+                renamed.append((old_path, os.path.join(parent.path, name)))
+        created, modified = [], []
+        for (parent, name), entry in came.items():
+            old_path = _old_path(parent, name)
+            before = None if old_path is None else gone.get(old_path)
+            if old_path is None or before is None or not _is_replaced(_seen_of(before), _seen_of(entry)):
+                created.append(os.path.join(parent.path, name))
             else:
-                deleted.append(path)
-        # A directory after what was in it.
-        deleted.sort(key=lambda path: -path.count(os.sep))
-        changes = [self.change(ChangeKind.RENAMED, path, old_path) for old_path, path in renamed]
-        changes += [self.change(ChangeKind.DELETED, path) for path in deleted]
-        changes += [self.change(ChangeKind.CREATED, path) for path in created if path not in replaced]
-        changes += [self.change(ChangeKind.MODIFIED, path) for path in self.came if path in replaced]
-        changes += [self.change(ChangeKind.MODIFIED, path) for path in self.modified if path not in self.came]
-        self.gone, self.came, self.modified, self.renamed = {}, {}, {}, []
+                del gone[old_path]
+                modified.append(os.path.join(parent.path, name))
+        modified += [
+            os.path.join(parent.path, name)
+            for parent, name in self.modified
+            if not parent.is_gone and (parent, name) not in self.came
+        ]
+        if self.is_root_modified:
+            modified.append(self.path)
+        # What was in a directory before the directory.
+        deleted = sorted(gone, key=lambda path: path.count(os.sep), reverse=True)
+        changes = [self.change(ChangeKind.DELETED, path) for path in deleted]
+        changes += [self.change(ChangeKind.RENAMED, path, old_path) for old_path, path in renamed]
+        changes += [self.change(ChangeKind.CREATED, path) for path in created]
+        changes += [self.change(ChangeKind.MODIFIED, path) for path in modified]
+        self.forget_changes()
         return changes
+
+    def all_gone(self) -> dict[str, _Entry]:
+        """What is gone and all that was in it, by the path of the last report."""
+        gone: dict[str, _Entry] = {}
+        for path, top in self.gone.items():
+            gone[path] = top
+            for inner in top.inside() if isinstance(top, _Directory) else ():
+                for name, entry in inner.entries.items():
+                    old_path = entry.old_path if isinstance(entry, _Directory) else _old_path(inner, name)
+                    if old_path is not None:
+                        gone[old_path] = entry
+        return gone
+
+    def forget_changes(self) -> None:
+        for directory in self.renamed:
+            for inner in directory.inside():
+                inner.old_path = inner.path
+        for entry in self.came.values():
+            if isinstance(entry, _Directory):
+                entry.old_path = entry.path
+        self.gone, self.came, self.modified, self.renamed = {}, {}, {}, {}
+        self.is_root_modified = False
+
+
+def _old_path(directory: _Directory, name: str) -> str | None:
+    """The path of *name* at the last report, None if the directory is new since then."""
+    return None if directory.old_path is None else os.path.join(directory.old_path, name)
+
+
+def _is_replaced(before: _Seen, now: _Seen) -> bool:
+    """Return True if users would say of one name that it was modified, though it is another file now."""
+    return not before.is_directory and stat.S_IFMT(before.mode) == stat.S_IFMT(now.mode)
 
 
 class _File(_Target):
@@ -698,6 +739,9 @@ class Watch:
         state = "closed" if self._inbox.is_closed else "watching" if self._target else "not started"
         return f"<{type(self).__name__} {self._path!r} {state}>"
 
+    def __del__(self) -> None:
+        self.close()
+
     def __aiter__(self) -> Watch:
         return self
 
@@ -707,7 +751,10 @@ class Watch:
             raise RuntimeError("another task is waiting for this watch")
         self._is_stepping = True
         try:
-            return await self._step()
+            changes = await _next_changes(await self._start(), self._debounce, self._max_delay)
+            if not changes:
+                raise StopAsyncIteration
+            return changes
         except _Closed:
             raise StopAsyncIteration from None
         except Exception:
@@ -715,6 +762,8 @@ class Watch:
             raise
         finally:
             self._is_stepping = False
+            # So that a cancellation whose traceback somebody keeps does not keep the watch.
+            del self
 
     async def __aenter__(self) -> Watch:
         try:
@@ -777,32 +826,34 @@ class Watch:
     def _is_closed(self) -> bool:
         return self._inbox.is_closed
 
-    async def _step(self) -> list[Change]:
-        target = await self._start()
-        inbox = self._inbox
-        while not target.has_ended:
-            if not target.is_unsure:
-                await inbox.wait()
-                if not target.is_concerned():
-                    continue
-                await self._settled()
-            if inbox.is_closed:
-                break
-            target.has_overflowed |= inbox.has_overflowed
-            inbox.has_overflowed = False
-            if changes := await target.look():
-                return changes
-        raise StopAsyncIteration
 
-    async def _settled(self) -> None:
-        """Wait until nothing has come for a while, but not for ever."""
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + self._max_delay
-        while not self._inbox.is_closed:
-            count = self._inbox.count
-            await asyncio.sleep(max(0, min(self._debounce, latest - loop.time())))
-            if self._inbox.count == count or loop.time() >= latest:
-                break
+async def _next_changes(target: _Target, debounce: float, max_delay: float) -> list[Change]:
+    """Wait for changes of *target*; there are none at its end."""
+    inbox = target.inbox
+    while not target.has_ended:
+        if not target.is_unsure:
+            await inbox.wait()
+            if not inbox.is_closed and not target.is_concerned():
+                continue
+            await _settled(inbox, debounce, max_delay)
+        if inbox.is_closed:
+            break
+        target.has_overflowed |= inbox.has_overflowed
+        inbox.has_overflowed = False
+        if changes := await target.look():
+            return changes
+    return []
+
+
+async def _settled(inbox: _Inbox, debounce: float, max_delay: float) -> None:
+    """Wait until nothing has come for *debounce* seconds, but not longer than *max_delay*."""
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + max_delay
+    while not inbox.is_closed:
+        count = inbox.count
+        await asyncio.sleep(max(0, min(debounce, latest - loop.time())))
+        if inbox.count == count or loop.time() >= latest:
+            break
 
 
 def watch(
@@ -816,8 +867,9 @@ def watch(
     """Watch a directory or file: ``async for changes in loopfast.watch(path)`` gives lists of `Change`.
 
     Each list is the difference between two looks: what was created and deleted again in between is not in it, and
-    several writes are one. What is in it leads from the one state to the other, and the last state is always reported,
-    however fast changes come. Of a directory, everything in it is watched but not followed, if it is a link. Of a file,
+    several writes are one. The last state is always reported, however fast changes come. In a list, deletions come
+    first, then renamings, creations and modifications; deleted and old names are those of before, all others those of
+    now. Of a directory, everything in it is watched but not followed, if it is a link. Of a file,
     also what replaces it is watched, and the file that a link leads to. A watched directory that is deleted or renamed
     is reported as deleted, and ends the iteration.
 
