@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -185,6 +186,58 @@ def test_the_wheel_runs_outside_the_checkout(
         [python(environment), "-m", "loopfast"], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60
     )
     assert report.returncode == 0 and "libuv" in report.stdout
+
+
+PROBE = """
+from loopfast.core cimport LoopCore
+from loopfast.includes cimport uv
+
+def turns(LoopCore loop):
+    return loop.turns
+
+def libuv_handles(LoopCore loop):
+    return loop.state.loop.active_handles, uv.uv_loop_alive(&loop.state.loop)
+"""
+PROBE_SETUP = """
+import pathlib, sys
+import loopfast
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+libuv_headers = sys.argv.pop()
+package = pathlib.Path(loopfast.__file__).parent
+[library] = (package / "_lib").iterdir()
+probe = Extension(
+    "probe", ["probe.pyx"], include_dirs=[str(package / "includes"), libuv_headers], extra_objects=[str(library)]
+)
+setup(name="probe", ext_modules=cythonize([probe], language_level=3))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows links with an import library, which the wheel has not")
+def test_the_wheel_can_be_cimported(wheel: Path, checkout: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    """A Cython module of the user's, with libuv's headers, on the loop and the libuv of the wheel."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    (tmp_path / "probe.pyx").write_text(PROBE)
+    (tmp_path / "setup.py").write_text(PROBE_SETUP)
+    environment = {**offline, "PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), str(tmp_path)])}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", str(checkout / "vendor/libuv/include")]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=300)
+    program = """
+        import asyncio, loopfast, probe
+        assert loopfast.__file__.startswith(INSTALLED), loopfast.__file__
+        async def main():
+            loop = asyncio.get_running_loop()
+            before = probe.turns(loop)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            print(probe.turns(loop) - before, probe.libuv_handles(loop)[1])
+        loopfast.run(main())
+    """
+    program = f"INSTALLED = {str(tmp_path)!r}\n" + textwrap.dedent(program)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("2 1\n", "")
 
 
 def test_another_libuv_than_compiled_against_is_refused(

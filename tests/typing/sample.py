@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, assert_type
 
 import loopfast
@@ -44,6 +45,19 @@ async def handles(loop: Loop) -> None:
     handle = loop.call_soon(print)
     if isinstance(handle, Handle):
         handle.cancel()
+
+
+async def files() -> None:
+    async for changes in loopfast.watch("folder", recursive=True, debounce=0.05):
+        assert_type(changes, list[loopfast.Change])
+        for kind, path, old_path in changes:
+            assert_type(kind, loopfast.ChangeKind)
+            assert_type(path, Path)
+            assert_type(old_path, Path | None)
+    async with loopfast.watch(b"file", max_delay=1, ignore_permission_denied=True) as watch:
+        assert_type(watch, loopfast.Watch)
+        assert_type(await anext(watch), list[loopfast.Change])
+        await watch.aclose()
 
 
 async def connections(loop: Loop) -> None:

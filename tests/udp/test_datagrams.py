@@ -280,10 +280,11 @@ async def test_data_that_is_not_contiguous_is_fatal(loop, reports):
     ("address", "kind"),
     [
         (("255.255.255.255", 9), PermissionError),
+        (("<broadcast>", 9), PermissionError),
         (("no-such-host.invalid", 9), socket.gaierror),
         (("::1", 9), socket.gaierror),
     ],
-    ids=["broadcast", "unknown name", "other family"],
+    ids=["broadcast", "broadcast by name", "unknown name", "other family"],
 )
 async def test_what_the_system_refuses_is_an_error_and_no_end(loop, address, kind):
     with bound_socket() as peer:
