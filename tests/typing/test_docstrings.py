@@ -27,7 +27,9 @@ def public_things() -> list[tuple[str, Any]]:
     """Functions, classes and their own methods, of all modules, whose names do not begin with an underscore."""
     found: dict[str, Any] = {}
     for module in modules():
-        for name, value in vars(module).items():
+        # Some public names are there on first use.
+        listed = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+        for name, value in {**vars(module), **listed}.items():
             own = getattr(value, "__module__", None) == module.__name__ or module is loopfast
             if name.startswith("_") or not own or not (inspect.isclass(value) or inspect.isroutine(value)):
                 continue
