@@ -37,6 +37,8 @@ cdef class SocketSet(KernelSet):
         SocketWatch* watches
         int capacity
         int waiting
+        # The timer of _look_again(), while a call waits that it has not looked at; None without.
+        object second_look
         # What the poll brought while the loop was deferring.
         lf_event[EVENTS_PER_CALL] found
         int found_count
@@ -49,6 +51,8 @@ cdef class SocketSet(KernelSet):
     cdef int wake_earlier(self, int fd, int events) except -1
     cdef int answer(self, SocketCall call, object error) except -1
     cdef bint is_same_file(self, PyObject* reference, int fd) except -1
+    cdef bint needs_look(self, PyObject* call) noexcept
+    cdef int look_at(self, int fd) except -1
 
 
 cdef class SocketCall:
@@ -72,6 +76,7 @@ cdef class SocketCall:
         object iterator
         int fd
         bint waiting
+        bint was_looked_at
         # The turn in which it began to wait.
         uint64_t since
 

@@ -33,6 +33,9 @@ cdef enum:
     # Calls on one socket that may complete in one turn; the next one lets others run first.
     CALLS_PER_TURN = 16
 
+# Seconds after which the kernel is told once more of a socket that a call waits for.
+cdef double SECOND_LOOK = 0.1
+
 cdef object Socket = socket.socket
 # The C function behind socket.fileno(), for a call without looking it up.
 cdef object FILENO = Socket.fileno
@@ -171,6 +174,8 @@ cdef class SocketSet(KernelSet):
         slot = &entry.writer if call.kind == SENDALL else &entry.reader
         if slot[0] != NULL:
             self.leave(<SocketCall> slot[0])
+        if self.second_look is None:
+            self.second_look = self.loop.call_later(SECOND_LOOK, self._look_again)
         if self.waiting == 0:
             self.watch(uv.UV_READABLE)
             uv.uv_ref(self.handle)
@@ -178,6 +183,35 @@ cdef class SocketSet(KernelSet):
         call.waiting = True
         call.since = self.loop.turns
         self.waiting += 1
+        return 0
+
+    def _look_again(self):
+        """Tell the kernel once more of the sockets for which calls wait, once for each call.
+
+        os.dup2() may have put another file under the number, of which nobody tells; that of a closed socket is noticed
+        on the way.
+        """
+        cdef int fd
+        self.second_look = None
+        if self.handle == NULL or self.loop.left_to_its_thread(self._look_again):
+            return
+        for fd in range(self.capacity):
+            if self.needs_look(self.watches[fd].reader) | self.needs_look(self.watches[fd].writer):
+                self.look_at(fd)
+
+    cdef bint needs_look(self, PyObject* call) noexcept:
+        if call == NULL or (<SocketCall> call).was_looked_at:
+            return False
+        (<SocketCall> call).was_looked_at = True
+        return True
+
+    cdef int look_at(self, int fd) except -1:
+        cdef PyObject* item = self.watches[fd].reader if self.watches[fd].reader != NULL else self.watches[fd].writer
+        cdef int status = -EBADF
+        if number_of((<SocketCall> item).sock) == fd:
+            status = lf_set_edges(self.fd, fd)
+        if status < 0:
+            self.wake(fd, LF_READ | LF_WRITE, OSError(-status, os.strerror(-status)))
         return 0
 
     cdef bint is_same_file(self, PyObject* reference, int fd) except -1:

@@ -273,7 +273,11 @@ cdef class StreamTransport(NativeTransport):
         """Make *protocol* the receiver of this connection's events; what was written before is sent first."""
         if self.queued:
             self.flush()
-        self.receiver = protocol if isinstance(protocol, FastProtocol) else self.loop.on_protocol(protocol)
+        if isinstance(protocol, FastProtocol):
+            self.receiver = protocol
+        else:
+            # A transport that was never opened has no loop.
+            self.receiver = None if self.loop is None else self.loop.on_protocol(protocol)
         self.buffered = self.receiver is None and isinstance(protocol, BufferedProtocol)
         NativeTransport.set_protocol(self, protocol)
 

@@ -84,6 +84,9 @@ def compiled_classes() -> list[type]:
     for info in pkgutil.walk_packages(loopfast.__path__, "loopfast."):
         if info.name.rpartition(".")[2] in ("__main__", "_policy", "_build") or "._lib" in info.name:
             continue
+        if info.name.startswith("loopfast.bench."):
+            # A command and no interface.
+            continue
         module = importlib.import_module(info.name)
         for value in list(vars(module).values()):
             if isinstance(value, type) and value.__module__.partition(".")[0] == "loopfast":

@@ -193,6 +193,31 @@ async def test_the_number_of_a_closed_socket_is_used_again(loop, receive):
 
 
 @receivers
+async def test_another_file_under_the_number(loop, receive):
+    with pair() as (mine, peer), pair() as (other, other_peer):
+        task = await waiting(receive(loop, mine))
+        peer.send(b"x")
+        assert await task == b"x"
+        os.dup2(other.fileno(), mine.fileno())
+        for word in (b"one", b"two"):
+            task = await waiting(receive(loop, mine))
+            other_peer.send(word)
+            assert await asyncio.wait_for(task, 10) == word
+
+
+@pytest.mark.loopfast_only("asyncio waits for ever, also in the calls that are its own here")
+@pytest.mark.parametrize("receive", [RECEIVERS["sock_recv"], RECEIVERS["sock_recv_into"]])
+async def test_a_call_on_a_closed_socket_ends(loop, receive):
+    mine, peer = tcp_pair()
+    task = await waiting(receive(loop, mine))
+    mine.close()
+    with pytest.raises(OSError) as caught:
+        await asyncio.wait_for(task, 10)
+    assert caught.value.errno == errno.EBADF
+    peer.close()
+
+
+@receivers
 async def test_the_number_is_used_again_after_a_cancelled_call(loop, receive):
     for _ in range(5):
         with pair() as (mine, peer):
