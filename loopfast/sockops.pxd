@@ -39,6 +39,8 @@ cdef class SocketSet(KernelSet):
         int waiting
         # The timer of _look_again(), while a call waits that it has not looked at; None without.
         object second_look
+        # The turn in which that timer was made.
+        uint64_t look_since
         # What the poll brought while the loop was deferring.
         lf_event[EVENTS_PER_CALL] found
         int found_count
@@ -51,7 +53,8 @@ cdef class SocketSet(KernelSet):
     cdef int wake_earlier(self, int fd, int events) except -1
     cdef int answer(self, SocketCall call, object error) except -1
     cdef bint is_same_file(self, PyObject* reference, int fd) except -1
-    cdef bint needs_look(self, PyObject* call) noexcept
+    cdef int plan_look(self) except -1
+    cdef bint needs_look(self, PyObject* call, bint* later) noexcept
     cdef int look_at(self, int fd) except -1
 
 

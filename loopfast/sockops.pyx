@@ -22,10 +22,11 @@ from loopfast.includes cimport uv
 from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_set_edges, lf_set_ready
 from loopfast.includes.python cimport (
     METH_NOARGS, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_FromStringAndSize,
-    PyErr_Clear, PyErr_Occurred, PyErr_SetObject, PyExc_StopIteration, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
+    PyErr_Clear, PyErr_Occurred, PyErr_SetObject, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
     PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef, propagate,
 )
 from loopfast.includes.socket cimport lf_recv, lf_send
+from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
 
 cdef enum:
     # Bytes of one sock_recv(), which may return less than was asked for.
@@ -33,7 +34,7 @@ cdef enum:
     # Calls on one socket that may complete in one turn; the next one lets others run first.
     CALLS_PER_TURN = 16
 
-# Seconds after which the kernel is told once more of a socket that a call waits for.
+# Seconds, and at most twice as long: then the kernel is told once more of a socket that a call waits for.
 cdef double SECOND_LOOK = 0.1
 
 cdef object Socket = socket.socket
@@ -175,7 +176,7 @@ cdef class SocketSet(KernelSet):
         if slot[0] != NULL:
             self.leave(<SocketCall> slot[0])
         if self.second_look is None:
-            self.second_look = self.loop.call_later(SECOND_LOOK, self._look_again)
+            self.plan_look()
         if self.waiting == 0:
             self.watch(uv.UV_READABLE)
             uv.uv_ref(self.handle)
@@ -186,21 +187,32 @@ cdef class SocketSet(KernelSet):
         return 0
 
     def _look_again(self):
-        """Tell the kernel once more of the sockets for which calls wait, once for each call.
+        """Tell the kernel once more of the sockets for which calls have waited all the time, once for each call.
 
         os.dup2() may have put another file under the number, of which nobody tells; that of a closed socket is noticed
         on the way.
         """
         cdef int fd
+        cdef bint later = False
         self.second_look = None
         if self.handle == NULL or self.loop.left_to_its_thread(self._look_again):
             return
         for fd in range(self.capacity):
-            if self.needs_look(self.watches[fd].reader) | self.needs_look(self.watches[fd].writer):
+            if self.needs_look(self.watches[fd].reader, &later) | self.needs_look(self.watches[fd].writer, &later):
                 self.look_at(fd)
+        if later:
+            self.plan_look()
 
-    cdef bint needs_look(self, PyObject* call) noexcept:
+    cdef int plan_look(self) except -1:
+        self.second_look = self.loop.call_later(SECOND_LOOK, self._look_again)
+        self.look_since = self.loop.turns
+        return 0
+
+    cdef bint needs_look(self, PyObject* call, bint* later) noexcept:
         if call == NULL or (<SocketCall> call).was_looked_at:
+            return False
+        if (<SocketCall> call).since > self.look_since:
+            later[0] = True
             return False
         (<SocketCall> call).was_looked_at = True
         return True
@@ -319,6 +331,7 @@ cdef class SocketCall:
         none."""
         cdef PyObject* result = NULL
         cdef int state
+        lf_forget_value()
         if self.finished:
             try:
                 raise RuntimeError("cannot reuse already awaited coroutine")
@@ -421,7 +434,7 @@ cdef PyObject* step_on(SocketCall call) noexcept:
     call.finish()
     if result != NULL:
         # sock_sendall() returns None, which needs no StopIteration.
-        PyErr_SetObject(PyExc_StopIteration, result)
+        lf_stop_iteration(result)
         Py_DECREF(result)
     return NULL
 
