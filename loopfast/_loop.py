@@ -53,6 +53,29 @@ class _WatchedDescriptors:
         """Nothing to do: the descriptors belong to the loop."""
 
 
+class _Accepting:
+    """A listening socket in one run of asyncio's accept loop, with nothing more to accept once accept() has failed.
+
+    The loop itself goes on for the whole backlog when descriptors are wanting, with a report and a timer each time.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._failed = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self._failed:
+            raise BlockingIOError
+        try:
+            return self.sock.accept()
+        except OSError:
+            self._failed = True
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
 #: What the resolver answers for an IPv4 address in numbers when it is asked for one kind of socket.
 _KINDS: dict[int, tuple[socket.AddressFamily, socket.SocketKind, int, str]] = {
     socket.SOCK_STREAM: (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""),
@@ -250,18 +273,27 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     def _start_serving(
         self,
         protocol_factory: Any,
-        sock: socket.socket,
+        sock: Any,
         sslcontext: Any = None,
         server: Any = None,
         backlog: int = 100,
         *args: Any,
         **kwargs: Any,
     ) -> None:
+        if isinstance(sock, _Accepting):
+            # Once more after a lack of descriptors; the server may have been closed since.
+            sock = sock.sock
+            if sock.fileno() < 0:
+                return
         if sslcontext is None and is_plain_socket(sock):
             # From 3.15 on asyncio passes the context that the server was made in.
             self._listen(protocol_factory, sock, server, backlog, kwargs.get("context"))
         else:
             super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs)
+
+    def _accept_connection(self, protocol_factory: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
+        inherited: Any = super()
+        inherited._accept_connection(protocol_factory, _Accepting(sock), *args, **kwargs)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         if self._left_to_the_loop(self._stop_serving, sock):
@@ -410,6 +442,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         transp.pause_reading()
         await transp._make_empty_waiter()
         try:
+            # Without a descriptor left this raises, before anything is sent. asyncio's fallback would be no substitute:
+            # it moves the position of the file, which others may be sending at the same time.
             fd = os.dup(transp._sock_fd)
             try:
                 duplicate = socket.socket(fileno=fd)

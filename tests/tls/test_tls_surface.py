@@ -452,3 +452,46 @@ async def test_with_eager_tasks(loop, contexts):
         assert await protocol.received(1) == b"x"
         transport.close()
         assert await protocol.lost is None
+
+
+@pytest.mark.loopfast_only("asyncio's own reports once for each place of the backlog")
+@pytest.mark.parametrize("is_closed_meanwhile", [False, True])
+def test_a_server_out_of_descriptors_reports_once_and_tries_again(loop_kind, certificate_files, is_closed_meanwhile):
+    out = run_program(
+        loop_kind,
+        f"""
+        import resource, ssl
+        asyncio.constants.ACCEPT_RETRY_DELAY = 0.05
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain({str(certificate_files / "cert.pem")!r}, {str(certificate_files / "key.pem")!r})
+        async def main():
+            loop = asyncio.get_running_loop()
+            messages = []
+            loop.set_exception_handler(lambda loop, context: messages.append(context["message"]))
+            server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context, backlog=100)
+            client = socket.socket()
+            client.setblocking(False)
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            client.connect_ex(server.sockets[0].getsockname())
+            while not messages:
+                await asyncio.sleep(0)
+            print(len(messages))
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            if {is_closed_meanwhile}:
+                server.close()
+                await asyncio.sleep(0.1)
+            else:
+                client.send(b"not TLS")
+                # Answered, if only by the end: it was accepted after all.
+                await loop.sock_recv(client, 100)
+                server.close()
+            client.close()
+            await asyncio.sleep(0.01)
+            print([message for message in messages if "resource" not in message and "SSL" not in message])
+        run(main())
+        """,
+    )
+    assert out == "1\n[]\n"
