@@ -8,6 +8,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+MINUTES ?= 5
 
 PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV ?= .venv/$(or $(PYTHON_VERSION),none)
@@ -75,6 +76,14 @@ interop: build $(VENV)/.extra-test $(VENV)/.extra-interop
 torture: build $(VENV)/.extra-test
 	@$(RUN) tests/faults/torture.py $(ARGS)
 
+## asan: the tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize (ARGS="-- tests/tcp")
+asan: build $(VENV)/.extra-test
+	@$(RUN) tests/sanitize $(ARGS)
+
+## soak: a server and clients under mixed load, faults and churn for MINUTES=5 (ARGS="--seed 1 --loop asyncio")
+soak: build $(VENV)/.extra-test
+	@$(RUN) tests/soak --minutes $(MINUTES) $(ARGS)
+
 ## wheels: sdist and wheel into dist/, on Linux repaired for other machines
 wheels: $(LIBUV) $(VENV)/.extra-dev
 	@rm -rf dist build/wheel
@@ -99,13 +108,13 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER := soak asan tsan docs
+LATER := tsan docs
 $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test packaging debug budget bench parity interop torture wheels lint typecheck clean build installed \
-	$(LATER)
+.PHONY: help demo serve test packaging debug budget bench parity interop torture asan soak wheels lint typecheck clean \
+	build installed $(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
 
