@@ -76,13 +76,13 @@ static inline int lf_shutdown_write(int fd) { return shutdown(fd, LF_SHUT_WRITE)
 
 /* The printable host of an IPv4 or IPv6 address and its numbers. Returns 0, or -1 if `address` is neither, or has a scope,
    whose name only the resolver knows. */
-static inline int lf_address(const struct sockaddr_storage *address, char *host, size_t size, int *port) {
-    if (address->ss_family == AF_INET) {
+static inline int lf_address(const struct sockaddr *address, char *host, size_t size, int *port) {
+    if (address->sa_family == AF_INET) {
         const struct sockaddr_in *in = (const struct sockaddr_in *)address;
         *port = ntohs(in->sin_port);
         return inet_ntop(AF_INET, &in->sin_addr, host, (socklen_t)size) ? 0 : -1;
     }
-    if (address->ss_family == AF_INET6) {
+    if (address->sa_family == AF_INET6) {
         const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)address;
         *port = ntohs(in->sin6_port);
         if (in->sin6_scope_id != 0 || in->sin6_flowinfo != 0) return -1;

@@ -13,7 +13,7 @@ cdef extern from "socket.h" nogil:
     int lf_accept(int listener, sockaddr_storage* address, int* length)
     int lf_check_stream(int fd)
     int lf_shutdown_write(int fd)
-    int lf_address(const sockaddr_storage* address, char* host, size_t size, int* port)
+    int lf_address(const sockaddr* address, char* host, size_t size, int* port)
     ctypedef union lf_ip_address "union lf_ip_address":
         sockaddr any
 

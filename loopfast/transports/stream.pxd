@@ -30,7 +30,8 @@ cdef class StreamTransport(NativeTransport):
         bint exporting
         # get_buffer() is being called.
         bint lending
-        Py_buffer export
+        # Made when first needed, as most protocols bring none (owned).
+        Py_buffer* export
 
         # --- writing. Segments not yet taken by the kernel, in order: bufs[first:first+count], the object that owns the
         # memory of each in owners. The first `in_flight` of them belong to the write request in progress.

@@ -115,7 +115,7 @@ cdef inline void take_buffer_back(StreamTransport stream) noexcept:
         Py_DECREF(lent)
     elif stream.exporting:
         stream.exporting = False
-        PyBuffer_Release(&stream.export)
+        PyBuffer_Release(stream.export)
 
 
 cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexcept:
@@ -242,6 +242,7 @@ cdef class StreamTransport(NativeTransport):
         self.drop_queue()
         self.drop_write_context()
         take_buffer_back(self)
+        free(self.export)
 
     # ------------------------------------------------------------------------------------------------- opening
 
@@ -382,11 +383,15 @@ cdef class StreamTransport(NativeTransport):
     cdef int export_buffer(self, object buffer, uv.uv_buf_t* buf) except -1:
         """lend_buffer() for any object that has the buffer protocol."""
         try:
-            PyObject_GetBuffer(buffer, &self.export, PyBUF_WRITABLE)
+            if self.export == NULL:
+                self.export = <Py_buffer*> malloc(sizeof(Py_buffer))
+                if self.export == NULL:
+                    raise MemoryError("no memory for a view of the protocol's buffer")
+            PyObject_GetBuffer(buffer, self.export, PyBUF_WRITABLE)
         except BaseException as exc:
             return self.on_protocol_error(exc, "Fatal error: protocol.get_buffer() call failed.")
         if self.export.len == 0:
-            PyBuffer_Release(&self.export)
+            PyBuffer_Release(self.export)
             empty = RuntimeError("get_buffer() returned an empty buffer")
             return self.on_protocol_error(empty, "Fatal error: protocol.get_buffer() call failed.")
         self.exporting = True

@@ -7,8 +7,8 @@ from loopfast.transports.stream cimport StreamTransport
 
 cdef class SocketStream(StreamTransport):
     cdef:
-        # The peer as accept() reported it (ss_family 0: not known).
-        sockaddr_storage peer
+        # The peer as accept() reported it (0: not known); of other families than IP no more than the family.
+        lf_ip_address peer
         # Its own end, looked up when the connection is closed (family 0: not yet, or its name is known).
         lf_ip_address local
 

@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 from loopfast.core cimport LoopCore
 from loopfast.includes cimport uv
 from loopfast.includes.socket cimport (
-    AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_local_address, lf_show_address,
+    AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_ip_address, lf_local_address, lf_show_address,
     lf_shutdown_write, sockaddr_storage,
 )
 from loopfast.transports.base cimport end_name
@@ -25,7 +25,7 @@ cdef class SocketStream(StreamTransport):
         """Take over the connected *fd*; where this raises, it still belongs to the caller."""
         loop.reserve_descriptor(fd)
         self.open_stream(loop, fd)
-        self.peer.ss_family = family
+        self.peer.any.sa_family = family
         self.claim(loop, fd, sock)
         if family == AF_INET or family == AF_INET6:
             # Small writes leave at once. A socket that cannot do this (a lost connection) shows it at the next read.
@@ -34,7 +34,7 @@ cdef class SocketStream(StreamTransport):
 
     cdef object socket_object(self):
         if self.sock is None and self.handle != NULL:
-            self.sock = socket.socket(self.peer.ss_family, socket.SOCK_STREAM, -1, self.fd)
+            self.sock = socket.socket(self.peer.any.sa_family, socket.SOCK_STREAM, -1, self.fd)
         return self.sock
 
     cdef int release_socket(self) except -1:
@@ -65,8 +65,8 @@ cdef class SocketStream(StreamTransport):
     cdef object name_of_peer(self):
         cdef char host[64]
         cdef int port
-        if lf_address(&self.peer, host, sizeof(host), &port) == 0 and port != 0:
-            if self.peer.ss_family == AF_INET:
+        if lf_address(&self.peer.any, host, sizeof(host), &port) == 0 and port != 0:
+            if self.peer.any.sa_family == AF_INET:
                 return (host.decode("ascii"), port)
             return (host.decode("ascii"), port, 0, 0)
         return StreamTransport.name_of_peer(self)
@@ -129,7 +129,7 @@ cdef SocketStream accepted_transport(
     except BaseException:
         lf_close_socket(fd)
         raise
-    memcpy(&transport.peer, peer, min(length, <int> sizeof(sockaddr_storage)))
+    memcpy(&transport.peer, peer, min(length, <int> sizeof(lf_ip_address)))
     transport.open_transport(loop, protocol, server, None, context)
     transport.start(None)
     return transport
