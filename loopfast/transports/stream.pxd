@@ -75,6 +75,7 @@ cdef class StreamTransport(NativeTransport):
     cdef int write_slowly(self, object data) except -1
     cdef int enqueue_copy(self, object data) except -1
     cdef void drop_sent(self, size_t size) noexcept
+    cdef int send_queue(self) except -1
     cdef int start_request(self) except -1
     cdef int on_written(self, int status) except -1
     cdef int on_drained(self) except -1

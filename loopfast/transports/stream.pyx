@@ -586,12 +586,21 @@ cdef class StreamTransport(NativeTransport):
 
     cdef int flush(self) except -1:
         """Send what has gathered; make a write request of what the kernel does not take."""
-        cdef int status
-        cdef int attempted
         if self.handle == NULL:
             return 0
         if polls_elsewhere(self.loop):
             return self.loop.request_turn_end(self) if self.count else 0
+        self.send_queue()
+        if self.in_flight:
+            self.update_flow()
+        elif (self.closing or self.eof or self.empty_waiter is not None) and self.count == 0 and not self.conn_lost:
+            self.on_drained()
+        return 0
+
+    cdef int send_queue(self) except -1:
+        """The sending of flush(), which leaves flow control and the end to its caller."""
+        cdef int status
+        cdef int attempted
         while self.count and not self.in_flight and self.handle != NULL:
             attempted = min(self.count, SEGMENTS_PER_CALL)
             status = uv.uv_try_write(<uv.uv_stream_t*> self.handle, self.bufs + self.first, attempted)
@@ -604,10 +613,6 @@ cdef class StreamTransport(NativeTransport):
             self.drop_sent(<size_t> status)
             if self.count and attempted < SEGMENTS_PER_CALL:
                 self.start_request()
-        if self.in_flight:
-            self.update_flow()
-        elif (self.closing or self.eof or self.empty_waiter is not None) and self.count == 0 and not self.conn_lost:
-            self.on_drained()
         return 0
 
     cdef void drop_sent(self, size_t size) noexcept:
@@ -665,9 +670,11 @@ cdef class StreamTransport(NativeTransport):
         if status < 0:
             self.drop_queue()
             return self.on_write_error(system_error(status))
-        if self.count:
-            self.flush()
-        if self.protocol_paused:
+        self.send_queue()
+        if self.in_flight:
+            self.update_flow()
+        if self.protocol_paused and not self.conn_lost:
+            # Before the end: a protocol may hold the rest of a closing connection (TLS does), and write it now.
             self.resume_protocol()
         if self.count == 0:
             self.drop_write_context()

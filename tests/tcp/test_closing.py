@@ -129,6 +129,23 @@ async def test_close_while_writing_ignores_what_still_comes_in(loop):
         assert protocol.data == b""
 
 
+async def test_a_protocol_that_is_resumed_while_closing_may_write_the_rest(loop):
+    class Protocol(Recorder):
+        def resume_writing(self):
+            super().resume_writing()
+            self.transport.write(b"the rest")
+
+    async with transport_and_peer(Protocol, send_buffer=131072) as (transport, protocol, peer):
+        data = pattern(4_000_000)
+        transport.write(data)
+        # Queued behind the write that is in progress, so that the queue ends later than that write.
+        transport.write(b"the last but one, ")
+        transport.close()
+        assert await read_to_end(peer) == data + b"the last but one, the rest"
+        assert await protocol.lost is None
+        assert protocol.events == ["made", "pause", "resume", "lost"]
+
+
 async def test_abort_after_close_with_data_queued(loop):
     async with transport_and_peer(send_buffer=131072) as (transport, protocol, _peer):
         transport.write(bytes(3_000_000))

@@ -112,6 +112,9 @@ class TlsPeer:
                 piece = await self.call(self.tls.read, 1 << 18)
             except ssl.SSLEOFError:
                 return bytes(data), "eof"
+            except ssl.SSLZeroReturnError:
+                # How it is told to an end that has said goodbye itself.
+                return bytes(data), "close_notify"
             except ConnectionError:
                 return bytes(data), "reset"
             if not piece:
