@@ -120,6 +120,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     _pidfds: frozenset[int] | None
     #: Whom signals woke before this loop ran: a descriptor, -1, or None where there is nothing to restore.
     _previous_wakeup_fd: int | None
+    #: A loop that installed a signal handler while this one ran, and shares its wake-up.
+    _installed_meanwhile: Loop | None
 
     def __init__(self) -> None:
         super().__init__(cast(selectors.BaseSelector, _WatchedDescriptors(self)))
@@ -198,6 +200,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         if isinstance(running, Loop) and running._previous_wakeup_fd == self._csock.fileno():
             # The number is about to be free: restored later, signals would write into whatever file has it then.
             running._previous_wakeup_fd = -1
+            running._installed_meanwhile = None
         super()._close_self_pipe()
 
     def _take_wakeup_fd(self) -> int | None:
@@ -212,8 +215,10 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     def _give_wakeup_fd_back(self) -> None:
         wakeup_fd, self._previous_wakeup_fd = self._previous_wakeup_fd, None
-        # With signal handlers installed, signals that come while the loop rests are kept in the pipe for its next run.
-        if wakeup_fd is not None and not getattr(self, "_signal_handlers", None):
+        other, self._installed_meanwhile = self._installed_meanwhile, None
+        # With signal handlers installed, signals that come while the loop rests are kept in the pipe for its next run,
+        # unless another loop was the last to install one.
+        if wakeup_fd is not None and (other is not None or not getattr(self, "_signal_handlers", None)):
             try:
                 signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
             except (OSError, ValueError):
@@ -231,7 +236,25 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         """
         self._check_closed()
         self._open_self_pipe()
-        super().add_signal_handler(sig, callback, *args)
+        running = events._get_running_loop()
+        try:
+            super().add_signal_handler(sig, callback, *args)
+            if isinstance(running, Loop) and running is not self:
+                running._previous_wakeup_fd = self._open_self_pipe()
+                running._installed_meanwhile = self
+        finally:
+            # asyncio has given the wake-up to this loop, or to none if it failed. Without it a running loop sleeps
+            # through a signal, and Python's own handler (of Ctrl-C, say) is not run before the loop wakes.
+            if isinstance(running, Loop):
+                running._take_wakeup_fd()
+
+    def _handle_signal(self, sig: int) -> None:
+        other = self._installed_meanwhile
+        if other is not None and sig not in self._signal_handlers:
+            # Kept there for its next run.
+            other._handle_signal(sig)
+        else:
+            super()._handle_signal(sig)  # type: ignore[misc]
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove the handler of *sig*; return False if there was none. Unix only."""

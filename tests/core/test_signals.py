@@ -352,16 +352,33 @@ def test_the_wakeup_descriptor_of_others_closed_meanwhile(loop):
         os.close(read)
 
 
-def test_a_handler_that_raises_ends_the_wait_after_another_loop_was_closed(loop, loop_factory):
-    class Alarm(Exception):
-        pass
+class Alarm(Exception):
+    pass
 
-    def raise_alarm(number, frame):
-        raise Alarm
 
+def raise_alarm(number, frame):
+    raise Alarm
+
+
+def fail_to_install(loop):
+    with pytest.raises((RuntimeError, OSError, ValueError)):
+        loop.add_signal_handler(signal.SIGKILL, lambda: None)
+
+
+MEANWHILE = {
+    "another loop is closed": lambda loop, other: other.close(),
+    "another loop installs a handler": lambda loop, other: other.add_signal_handler(signal.SIGTERM, lambda: None),
+    "another loop cannot install one": lambda loop, other: fail_to_install(other),
+    "the loop cannot install one": lambda loop, other: fail_to_install(loop),
+}
+
+
+@pytest.mark.parametrize("event", MEANWHILE)
+def test_a_plain_handler_that_raises_ends_the_wait_after(loop, loop_factory, event):
     other = loop_factory()
-    other.add_signal_handler(signal.SIGUSR2, lambda: None)
-    loop.call_soon(other.close)
+    if event == "another loop is closed":
+        other.add_signal_handler(signal.SIGUSR2, lambda: None)
+    loop.call_soon(MEANWHILE[event], loop, other)
     previous = signal.signal(signal.SIGUSR1, raise_alarm)
     thread = threading.Timer(0.02, kill)
     loop.call_soon(thread.start)
@@ -371,3 +388,29 @@ def test_a_handler_that_raises_ends_the_wait_after_another_loop_was_closed(loop,
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, previous)
+        other.close()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_handler_installed_by_a_loop_at_rest_is_called_in_its_next_run(loop, loop_factory, own):
+    seen = []
+    other = loop_factory()
+
+    async def install():
+        if own:
+            loop.add_signal_handler(signal.SIGUSR2, seen.append, "of the running loop")
+        other.add_signal_handler(signal.SIGUSR1, seen.append, "of the other")
+        kill()
+        await asyncio.sleep(0.01)
+        assert seen == []
+
+    try:
+        loop.run_until_complete(install())
+        kill()
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert seen == []
+        other.run_until_complete(asyncio.sleep(0.01))
+        assert seen == ["of the other"] * 2
+    finally:
+        other.close()
+        loop.close()
