@@ -22,6 +22,8 @@ RUN := $(BIN)/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 SETUP := $(RUN) setup.py -q build_ext --inplace -j$(JOBS)
 PYTEST := $(RUN) -m pytest
+# Most tests wait more than they compute. Files stay whole, as some have a server or a certificate of their own.
+SIDE_BY_SIDE := -n $(shell expr $(JOBS) + 1) --dist loadfile
 LIBUV := $(if $(filter 1,$(LOOPFAST_SYSTEM_LIBUV)),,vendor/libuv/include/uv.h)
 LISTED := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(p
 
@@ -45,7 +47,7 @@ serve: build $(VENV)/.extra-demo
 
 ## test: the tests, but for the slow ones of packaging and those of interop
 test: build $(VENV)/.extra-test
-	$(PYTEST) tests -m "not slow and not interop" $(ARGS)
+	$(PYTEST) tests -m "not slow and not interop" $(SIDE_BY_SIDE) $(ARGS)
 
 ## packaging: the slow tests: every supply route, sdist, wheel, editable install
 packaging: build $(VENV)/.extra-test

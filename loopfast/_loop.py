@@ -75,6 +75,13 @@ class _Accepting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
+    def __eq__(self, other: object) -> bool:
+        # It stands for the socket where asyncio hands it on.
+        return other is self or other is self.sock
+
+    def __hash__(self) -> int:
+        return hash(self.sock)
+
 
 #: What the resolver answers for an IPv4 address in numbers when it is asked for one kind of socket.
 _KINDS: dict[int, tuple[socket.AddressFamily, socket.SocketKind, int, str]] = {
