@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from loopfast import streams
+from loopfast.streams import use_classes
 
 # Looked up at import: the classes that are extended are those that loopfast.streams knows.
 InheritedReader = asyncio.StreamReader
@@ -62,4 +62,4 @@ def use_fast_streams() -> None:
     _look_like(_StreamReader, InheritedReader)
     _look_like(_StreamWriter, InheritedWriter)
     _look_like(_StreamReaderProtocol, InheritedProtocol)
-    streams.use_classes(_StreamReader, _StreamReaderProtocol, _StreamWriter)
+    use_classes(_StreamReader, _StreamReaderProtocol, _StreamWriter)
