@@ -108,6 +108,14 @@ async def closing_server(server: Any):
         server.close()
 
 
+def address_of(server: Any) -> Any:
+    """Return the address of a server's one socket."""
+    if not server.sockets:
+        # asyncio of Python 3.11 takes a failing socket() for a family that the system has not.
+        raise OSError("a server without sockets")
+    return server.sockets[0].getsockname()
+
+
 async def exchange(setting: Setting, connect: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
     """Send through an echo server and back, first a little, then more than the buffers take."""
     transport, protocol = await connect(lambda: Collector(setting, len(SMALL) + len(LARGE)))
@@ -138,7 +146,7 @@ async def tcp(setting: Setting) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Echo(setting), LOCALHOST, 0)
     async with closing_server(server):
-        await exchange(setting, lambda make: loop.create_connection(make, *server.sockets[0].getsockname()))
+        await exchange(setting, lambda make: loop.create_connection(make, *address_of(server)))
 
 
 async def unix(setting: Setting) -> None:
@@ -153,7 +161,7 @@ async def tls(setting: Setting) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Echo(setting), LOCALHOST, 0, ssl=setting.server_context)
     async with closing_server(server):
-        address = server.sockets[0].getsockname()
+        address = address_of(server)
         await exchange(
             setting,
             lambda make: loop.create_connection(
@@ -181,7 +189,7 @@ async def streams(setting: Setting) -> None:
 
     server = await asyncio.start_server(serve, LOCALHOST, 0)
     async with closing_server(server):
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        reader, writer = await asyncio.open_connection(*address_of(server))
         try:
             for _ in range(3):
                 writer.write(SMALL)
@@ -298,9 +306,7 @@ async def sendfile(setting: Setting) -> None:
             return collectors[-1]
 
         server = await stack.enter_async_context(closing_server(await loop.create_server(make, LOCALHOST, 0)))
-        transport, protocol = await loop.create_connection(
-            lambda: Collector(setting, 0), *server.sockets[0].getsockname()
-        )
+        transport, protocol = await loop.create_connection(lambda: Collector(setting, 0), *address_of(server))
         stack.callback(transport.abort)
         file = stack.enter_context(unbuffered(setting.file, "rb"))
         assert await loop.sendfile(transport, file) == len(LARGE)

@@ -10,7 +10,7 @@ import gc
 from typing import Any
 
 import pytest
-from scenarios import SCENARIOS, Scenario
+from leaking import SCENARIOS, Scenario
 from support import gc_disabled, open_descriptors, settle
 
 # Few enough to be quick, and more than anything that is kept once: what leaks per repeat is left at least this often.
