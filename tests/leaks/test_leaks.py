@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import gc
+import sys
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ INHERITED_CYCLES = {
     "tls_refused": "create_connection(): the failed future is a local variable in the traceback of its error",
     "processes_with_input": "the protocol of asyncio.subprocess and the StreamWriter of stdin refer to each other",
 }
+if sys.version_info < (3, 12):
+    INHERITED_CYCLES["tls_server_with_bad_clients"] = "as the first, in _accept_connection2()"
 
 
 async def repeated(scenario: Scenario, loop: Any, contexts: Any, times: int) -> None:
