@@ -169,23 +169,6 @@ if hasattr(os, "register_at_fork"):
 # Nobody else's to call.
 del _count_fork
 
-cdef extern from *:
-    """
-    /* uv_loop_fork() forgets that a watcher whose change is still to be told to the kernel is new to the child's own
-       set as well: libuv would then modify what is not there, and abort. */
-    static inline int lf_loop_fork(uv_loop_t *loop)
-    {
-    #if !defined(_WIN32)
-        unsigned int i;
-        for (i = 0; i < loop->nwatchers; i++)
-            if (loop->watchers[i] != NULL)
-                loop->watchers[i]->events = 0;
-    #endif
-        return uv_loop_fork(loop);
-    }
-    """
-    int lf_loop_fork(uv.uv_loop_t* loop) nogil
-
 
 # ----------------------------------------------------------------------------------------------------------------- loop
 
@@ -338,7 +321,7 @@ cdef class LoopCore(CallbackQueues):
             state.blocked = False
             state.released = NULL
             self.in_turn = False
-        if lf_loop_fork(&state.loop) < 0:
+        if uv.lf_loop_fork(&state.loop) < 0:
             self.state = NULL
             return
         obj = self.objects

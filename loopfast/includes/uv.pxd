@@ -200,3 +200,20 @@ cdef extern from *:
     int lf_udp_open(uv_udp_t* handle, uv_os_sock_t sock)
     const unsigned int LF_UV_HEADER_VERSION
     const char* LF_UV_HEADER_VERSION_STRING
+
+cdef extern from *:
+    """
+    /* uv_loop_fork() forgets that a watcher whose change is still to be told to the kernel is new to the child's own
+       set as well: libuv would then modify what is not there, and abort. */
+    static inline int lf_loop_fork(uv_loop_t *loop)
+    {
+    #if !defined(_WIN32)
+        unsigned int i;
+        for (i = 0; i < loop->nwatchers; i++)
+            if (loop->watchers[i] != NULL)
+                loop->watchers[i]->events = 0;
+    #endif
+        return uv_loop_fork(loop);
+    }
+    """
+    int lf_loop_fork(uv_loop_t* loop) nogil

@@ -101,6 +101,7 @@ class Served:
         self.member.is_expected = self.is_expected
         self.servers: list[asyncio.AbstractServer] = []
         self.kept: list[Any] = []
+        self.hoarded: list[bytearray] = []
 
     def is_short(self) -> bool:
         """A shortage is on, or was until a moment ago."""
@@ -364,7 +365,7 @@ class Served:
             self.loop.call_later(0.5, self.hoard)
 
     def hoard(self) -> None:
-        self.kept.append(bytearray(os.urandom(200_000)))
+        self.hoarded.append(bytearray(os.urandom(200_000)))
         self.loop.call_later(0.5, self.hoard)
 
     async def run(self) -> None:
