@@ -23,6 +23,8 @@ from typing import Any, TypeVarTuple, cast
 
 from loopfast._streams import use_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
+from loopfast.dns import look_up
+from loopfast.handles.poll import SignalWatch
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
 from loopfast.transports.pipe import ReadPipeTransport, WritePipeTransport
@@ -83,6 +85,10 @@ class _Accepting:
         return hash(self.sock)
 
 
+#: The originals of what a program may replace to have a say in the lookup of names.
+_GETADDRINFO = socket.getaddrinfo if getattr(socket.getaddrinfo, "__globals__", None) is vars(socket) else None
+_RUN_IN_EXECUTOR = asyncio.BaseEventLoop.run_in_executor
+
 #: What the resolver answers for an IPv4 address in numbers when it is asked for one kind of socket.
 _KINDS: dict[int, tuple[socket.AddressFamily, socket.SocketKind, int, str]] = {
     socket.SOCK_STREAM: (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""),
@@ -129,6 +135,10 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     _previous_wakeup_fd: int | None
     #: A loop that installed a signal handler while this one ran, and shares its wake-up.
     _installed_meanwhile: Loop | None
+    #: Reads the self-pipe; None before that is made.
+    _signal_watch: SignalWatch | None
+    #: True once the default executor is the user's choice; None before.
+    _executor_chosen: bool | None
 
     def __init__(self) -> None:
         super().__init__(cast(selectors.BaseSelector, _WatchedDescriptors(self)))
@@ -193,10 +203,16 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     def _open_self_pipe(self) -> int:
         if self._csock is None:
-            self._ssock, self._csock = socket.socketpair()
-            self._ssock.setblocking(False)
-            self._csock.setblocking(False)
-            self._add_internal_reader(self._ssock.fileno(), self._read_from_self)
+            ours, handlers = socket.socketpair()
+            try:
+                ours.setblocking(False)
+                handlers.setblocking(False)
+                self._signal_watch = SignalWatch(self, ours.fileno())
+            except BaseException:
+                ours.close()
+                handlers.close()
+                raise
+            self._ssock, self._csock = ours, handlers
         return self._csock.fileno()
 
     def _close_self_pipe(self) -> None:
@@ -208,6 +224,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             # The number is about to be free: restored later, signals would write into whatever file has it then.
             running._previous_wakeup_fd = -1
             running._installed_meanwhile = None
+        if self._signal_watch is not None:
+            self._signal_watch.close()
+            self._signal_watch = None
         super()._close_self_pipe()
 
     def _take_wakeup_fd(self) -> int | None:
@@ -275,6 +294,26 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     # ------------------------------------------------------------------------------------------------- names
 
+    def set_default_executor(self, executor: Any) -> None:
+        """Set the executor of `run_in_executor`, and of the lookup of names from now on.
+
+        Raises:
+            TypeError: *executor* is not a ``concurrent.futures.ThreadPoolExecutor``.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.set_default_executor
+        """
+        super().set_default_executor(executor)
+        self._executor_chosen = True
+
+    def _resolves_itself(self) -> bool:
+        """True if nobody could tell a lookup in libuv's threads from one in the executor's."""
+        return not (
+            self._executor_chosen
+            or self._executor_shutdown_called
+            or socket.getaddrinfo is not _GETADDRINFO
+            or type(self).run_in_executor is not _RUN_IN_EXECUTOR
+        )
+
     async def getaddrinfo(
         self,
         host: bytes | str | None,
@@ -287,6 +326,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     ) -> Any:
         """Return what ``socket.getaddrinfo`` does. A numeric host needs no thread: it is answered at once.
 
+        A name is looked up in libuv's threads, or in the default executor where one was set or those are busy.
+
         Raises:
             socket.gaierror: *host* or *port* cannot be resolved.
 
@@ -296,6 +337,14 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             found = _resolve_numeric(host, port, family, type, proto, flags)
             if found is not None:
                 return found
+            if self._resolves_itself():
+                lookup = look_up(self, host, port, family, type, proto, flags)
+                if lookup is not None:
+                    try:
+                        return await lookup.future
+                    except asyncio.CancelledError:
+                        lookup.cancel()
+                        raise
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     # ------------------------------------------------------------------------------------------------- transports

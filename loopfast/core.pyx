@@ -7,6 +7,7 @@ A turn is: poll (skipped while nothing is watched), due timers, the callbacks th
 import errno
 import os
 import sys
+import types
 from asyncio import base_events
 
 cimport cython
@@ -24,6 +25,7 @@ from loopfast.callbacks cimport (
 )
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
+from loopfast.includes.closing cimport lf_end_left_open, lf_end_loop, lf_forget_left_open
 from loopfast.includes.counters cimport LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport (
     LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_wait_readable,
@@ -162,6 +164,7 @@ cdef unsigned long fork_count = 0
 def _count_fork():
     global fork_count
     fork_count += 1
+    lf_forget_left_open()
 
 
 if hasattr(os, "register_at_fork"):
@@ -176,7 +179,9 @@ cdef class LoopCore(CallbackQueues):
     """The engine below `loopfast.Loop`. Not for direct use."""
 
     def __cinit__(self, *args, **kwargs):
-        cdef LoopState* state = <LoopState*> calloc(1, sizeof(LoopState))
+        cdef LoopState* state
+        lf_end_left_open()
+        state = <LoopState*> calloc(1, sizeof(LoopState))
         if state == NULL:
             raise MemoryError("no memory for a libuv loop")
         cdef int held = lf_hold_low_descriptors()
@@ -260,9 +265,9 @@ cdef class LoopCore(CallbackQueues):
         it."""
         cdef LoopState* state = self.state
         cdef PyObject* obj
-        cdef int _attempt
         if state == NULL:
             return 0
+        lf_end_left_open()
         self.own_after_fork()
         while self.objects != NULL:
             obj = self.objects
@@ -277,12 +282,7 @@ cdef class LoopCore(CallbackQueues):
         self.state = NULL
         state.may_block = False
         uv.uv_walk(&state.loop, close_foreign, NULL)
-        for _attempt in range(16):
-            uv.uv_run(&state.loop, uv.UV_RUN_NOWAIT)
-            if uv.uv_loop_close(&state.loop) == 0:
-                free(state)
-                return 0
-        # A request made through cffi is still in libuv's thread pool: leaking the loop is safe, freeing it is not.
+        lf_end_loop(&state.loop)
         return 0
 
     def _close_core(self):
@@ -820,7 +820,9 @@ cdef class LoopCore(CallbackQueues):
         if self.failure is None:
             self.failure = exception
             return
-        sys.unraisablehook(UnraisableArguments(exception))
+        sys.unraisablehook(types.SimpleNamespace(
+            exc_type=type(exception), exc_value=exception, exc_traceback=exception.__traceback__, object=None,
+            err_msg="Exception ignored while another one already ends the event loop's run"))
 
     # ------------------------------------------------------------------------------------------------- shared services
 
@@ -956,17 +958,6 @@ cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
     # run outside of it, as on asyncio, and may enter it themselves (Task.__del__ reports in the task's context).
     loop.exit_context()
     return result
-
-
-class UnraisableArguments:
-    """What sys.unraisablehook wants to know."""
-
-    def __init__(self, exception):
-        self.exc_type = type(exception)
-        self.exc_value = exception
-        self.exc_traceback = exception.__traceback__
-        self.err_msg = "Exception ignored while another one already ends the event loop's run"
-        self.object = None
 
 
 cdef inline bint watches(LoopState* state) noexcept nogil:

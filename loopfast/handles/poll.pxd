@@ -21,6 +21,11 @@ cdef class UVPoll(UVHandle):
     cdef int on_unwatched(self, int status) except -1
 
 
+cdef class SignalWatch(UVPoll):
+    # The loop's end of the "self-pipe".
+    pass
+
+
 cdef class KernelSet(UVPoll):
     # A kernel set (epoll, kqueue) of descriptors that we do not own, which libuv watches as one descriptor. So a number
     # closed or reused behind our back, or one that cannot be polled, is an error of the call and never reaches libuv,
@@ -36,7 +41,6 @@ ctypedef struct Watch:
     PyObject* reader
     PyObject* writer
     int events
-    bint is_internal
 
 
 cdef class DescriptorSet(KernelSet):
@@ -44,11 +48,10 @@ cdef class DescriptorSet(KernelSet):
     cdef:
         Watch* watches
         int capacity
-        # Registered descriptors, and how many of them are the loop's own (they must not keep an idle turn polling).
+        # Registered descriptors.
         int count
-        int internal_count
 
-    cdef Handle add(self, int fd, int event, Handle handle, bint internal)
+    cdef Handle add(self, int fd, int event, Handle handle)
     cdef bint remove(self, int fd, int event) except -1
     cdef int events_of(self, int fd) noexcept
     cdef Watch* watch_of(self, int fd) noexcept

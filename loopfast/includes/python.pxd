@@ -97,6 +97,7 @@ cdef extern from "Python.h":
     PyObject* PyLong_FromSsize_t(Py_ssize_t value)
     char* PyBytes_AS_STRING(PyObject* data)
     Py_ssize_t PyBytes_GET_SIZE(PyObject* data)
+    bint PyUnicode_IS_ASCII(object text)
     int PyUnicode_Compare(PyObject* left, PyObject* right)
 
     object PyDescr_NewMethod(PyTypeObject* type, PyMethodDef* method)

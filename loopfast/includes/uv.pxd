@@ -66,6 +66,23 @@ cdef extern from "uv.h" nogil:
         void* data
         uv_udp_t* handle
 
+    ctypedef struct uv_req_t:
+        void* data
+
+    ctypedef struct addrinfo "struct addrinfo":
+        int ai_flags
+        int ai_family
+        int ai_socktype
+        int ai_protocol
+        size_t ai_addrlen
+        sockaddr* ai_addr
+        char* ai_canonname
+        addrinfo* ai_next
+
+    ctypedef struct uv_getaddrinfo_t:
+        void* data
+        uv_loop_t* loop
+
     ctypedef enum uv_run_mode:
         UV_RUN_DEFAULT
         UV_RUN_ONCE
@@ -112,6 +129,7 @@ cdef extern from "uv.h":
         uv_udp_t* handle, ssize_t nread, const uv_buf_t* buf, const sockaddr* addr, unsigned int flags
     ) noexcept
     ctypedef void (*uv_udp_send_cb)(uv_udp_send_t* req, int status) noexcept
+    ctypedef void (*uv_getaddrinfo_cb)(uv_getaddrinfo_t* req, int status, addrinfo* found) noexcept
 
 cdef extern from "uv.h" nogil:
     unsigned int uv_version()
@@ -173,6 +191,13 @@ cdef extern from "uv.h" nogil:
         uv_udp_send_t* req, uv_udp_t* handle, const uv_buf_t* bufs, unsigned int nbufs, const sockaddr* addr,
         uv_udp_send_cb cb
     )
+
+    int uv_cancel(uv_req_t* req)
+    int uv_getaddrinfo(
+        uv_loop_t* loop, uv_getaddrinfo_t* req, uv_getaddrinfo_cb cb, const char* node, const char* service,
+        const addrinfo* hints
+    )
+    void uv_freeaddrinfo(addrinfo* found)
 
 cdef extern from *:
     """

@@ -167,7 +167,7 @@ async def test_numeric_hosts(loop, host):
 async def test_a_numeric_host_needs_no_thread(loop, host):
     await loop.getaddrinfo(host, 80)
     assert loop._default_executor is None
-    await loop.getaddrinfo("localhost", 80)
+    await loop.getnameinfo((host, 80), socket.NI_NUMERICHOST)
     assert loop._default_executor is not None
 
 

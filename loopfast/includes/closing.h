@@ -1,0 +1,49 @@
+/* The end of a libuv loop, also of one with requests that libuv's thread pool has not let go of. */
+
+#ifndef LOOPFAST_CLOSING_H
+#define LOOPFAST_CLOSING_H
+
+#include <stdlib.h>
+#include <uv.h>
+
+/* Loops that are closed but for such requests (a name that is being looked up). Guarded by the GIL. */
+static uv_loop_t **lf_left_open;
+static int lf_left_open_count, lf_left_open_capacity;
+
+/* Free the allocation that begins with `loop`, whose handles are closed; with requests left, keep it for later. Without
+   memory for that it is never freed, which is safe. */
+static void lf_end_loop(uv_loop_t *loop) {
+    int attempt, capacity;
+    uv_loop_t **larger;
+    for (attempt = 0; attempt < 16; attempt++) {
+        uv_run(loop, UV_RUN_NOWAIT);
+        if (uv_loop_close(loop) == 0) {
+            free(loop);
+            return;
+        }
+    }
+    if (lf_left_open_count == lf_left_open_capacity) {
+        capacity = lf_left_open_capacity ? 2 * lf_left_open_capacity : 4;
+        larger = (uv_loop_t **)realloc(lf_left_open, capacity * sizeof(*larger));
+        if (larger == NULL) return;
+        lf_left_open = larger;
+        lf_left_open_capacity = capacity;
+    }
+    lf_left_open[lf_left_open_count++] = loop;
+}
+
+/* Try again with those that were kept. */
+static void lf_end_left_open(void) {
+    int count = lf_left_open_count, i;
+    uv_loop_t **loops = lf_left_open;
+    if (count == 0) return;
+    lf_left_open = NULL;
+    lf_left_open_count = lf_left_open_capacity = 0;
+    for (i = 0; i < count; i++) lf_end_loop(loops[i]);
+    free(loops);
+}
+
+/* In a forked child: the threads that were to end them are the parent's. */
+static void lf_forget_left_open(void) { lf_left_open_count = 0; }
+
+#endif
