@@ -24,7 +24,6 @@ from typing import Any, TypeVarTuple, cast
 from loopfast._streams import use_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.dns import look_up
-from loopfast.handles.poll import SignalWatch
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
 from loopfast.transports.pipe import ReadPipeTransport, WritePipeTransport
@@ -135,8 +134,6 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     _previous_wakeup_fd: int | None
     #: A loop that installed a signal handler while this one ran, and shares its wake-up.
     _installed_meanwhile: Loop | None
-    #: Reads the self-pipe; None before that is made.
-    _signal_watch: SignalWatch | None
     #: True once the default executor is the user's choice; None before.
     _executor_chosen: bool | None
 
@@ -207,7 +204,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             try:
                 ours.setblocking(False)
                 handlers.setblocking(False)
-                self._signal_watch = SignalWatch(self, ours.fileno())
+                self._add_internal_reader(ours.fileno(), self._read_from_self)
             except BaseException:
                 ours.close()
                 handlers.close()
@@ -224,9 +221,6 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             # The number is about to be free: restored later, signals would write into whatever file has it then.
             running._previous_wakeup_fd = -1
             running._installed_meanwhile = None
-        if self._signal_watch is not None:
-            self._signal_watch.close()
-            self._signal_watch = None
         super()._close_self_pipe()
 
     def _take_wakeup_fd(self) -> int | None:

@@ -22,7 +22,8 @@ cdef class BaseLoop(LoopCore):
         # Where new transports start: False sends each write at once.
         bint gathering
 
-    cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, object context)
+    cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, bint internal,
+                                 object context)
     cdef bint forget_descriptor(self, object fd, int event) except -1
     cdef int check_unclaimed(self, object fd) except -1
     cdef SocketCall native_call(self, object sock, int kind, object argument)

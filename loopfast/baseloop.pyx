@@ -180,7 +180,8 @@ cdef class BaseLoop(LoopCore):
     def _ensure_fd_no_transport(self, fd):
         self.check_unclaimed(fd)
 
-    cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, object context):
+    cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, bint internal,
+                                 object context):
         cdef Handle handle
         cdef int number
         self.check_open()
@@ -194,7 +195,7 @@ cdef class BaseLoop(LoopCore):
         if self.sockets is not None:
             self.sockets.forget(number, event)
         is_new = self.descriptors.events_of(number) == 0
-        handle = self.descriptors.add(number, event, handle)
+        handle = self.descriptors.add(number, event, handle, internal)
         if is_new and not isinstance(fd, int):
             self.watched_objects[number] = fd
         return handle
@@ -220,10 +221,14 @@ cdef class BaseLoop(LoopCore):
         return was_watched
 
     def _add_reader(self, fd, callback, *args, context=None):
-        return self.watch_descriptor(fd, LF_READ, callback, args, context)
+        return self.watch_descriptor(fd, LF_READ, callback, args, False, context)
+
+    def _add_internal_reader(self, fd, callback, *args):
+        """_add_reader() for the loop's own descriptors, which do not count as something to poll for."""
+        return self.watch_descriptor(fd, LF_READ, callback, args, True, None)
 
     def _add_writer(self, fd, callback, *args, context=None):
-        return self.watch_descriptor(fd, LF_WRITE, callback, args, context)
+        return self.watch_descriptor(fd, LF_WRITE, callback, args, False, context)
 
     def _remove_reader(self, fd):
         return self.forget_descriptor(fd, LF_READ)
@@ -245,12 +250,12 @@ cdef class BaseLoop(LoopCore):
         Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.add_reader
         """
         self.check_unclaimed(fd)
-        self.watch_descriptor(fd, LF_READ, callback, args, None)
+        self.watch_descriptor(fd, LF_READ, callback, args, False, None)
 
     def add_writer(self, fd, callback, *args):
         """Call ``callback(*args)`` whenever *fd* is writable; otherwise as `add_reader`."""
         self.check_unclaimed(fd)
-        self.watch_descriptor(fd, LF_WRITE, callback, args, None)
+        self.watch_descriptor(fd, LF_WRITE, callback, args, False, None)
 
     def remove_reader(self, fd) -> bool:
         """Stop watching *fd* for readability; return False if it was not watched."""

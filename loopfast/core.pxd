@@ -164,7 +164,7 @@ cdef class LoopCore(CallbackQueues):
     cdef public object _coroutine_origin_tracking_enabled, _coroutine_origin_tracking_saved_depth
     cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets
     # What our own Python half stores on it.
-    cdef public object _previous_wakeup_fd, _installed_meanwhile, _signal_watch, _pidfds, _executor_chosen
+    cdef public object _previous_wakeup_fd, _installed_meanwhile, _pidfds, _executor_chosen
     cdef object __weakref__
 
     # --- for the modules above

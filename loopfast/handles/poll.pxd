@@ -21,11 +21,6 @@ cdef class UVPoll(UVHandle):
     cdef int on_unwatched(self, int status) except -1
 
 
-cdef class SignalWatch(UVPoll):
-    # The loop's end of the "self-pipe".
-    pass
-
-
 cdef class KernelSet(UVPoll):
     # A kernel set (epoll, kqueue) of descriptors that we do not own, which libuv watches as one descriptor. So a number
     # closed or reused behind our back, or one that cannot be polled, is an error of the call and never reaches libuv,
@@ -41,6 +36,7 @@ ctypedef struct Watch:
     PyObject* reader
     PyObject* writer
     int events
+    bint is_internal
 
 
 cdef class DescriptorSet(KernelSet):
@@ -48,10 +44,11 @@ cdef class DescriptorSet(KernelSet):
     cdef:
         Watch* watches
         int capacity
-        # Registered descriptors.
+        # Registered descriptors, and how many of them are the loop's own (they must not keep an idle turn polling).
         int count
+        int internal_count
 
-    cdef Handle add(self, int fd, int event, Handle handle)
+    cdef Handle add(self, int fd, int event, Handle handle, bint internal)
     cdef bint remove(self, int fd, int event) except -1
     cdef int events_of(self, int fd) noexcept
     cdef Watch* watch_of(self, int fd) noexcept

@@ -2,15 +2,10 @@
 
 from typing_extensions import disjoint_base
 
-from loopfast.core import LoopCore
 from loopfast.handles.base import UVHandle
 
 @disjoint_base
 class UVPoll(UVHandle): ...
-
-class SignalWatch(UVPoll):
-    def __init__(self, loop: LoopCore, fd: int) -> None: ...
-    def close(self) -> None: ...
 
 class KernelSet(UVPoll): ...
 

@@ -94,53 +94,6 @@ cdef class UVPoll(UVHandle):
 
 
 @cython.no_gc_clear
-cdef class SignalWatch(UVPoll):
-    """Watches the descriptor through which Python's C signal handler wakes a loop. Not for direct use.
-
-    Args:
-        loop: its ``_read_from_self()`` is called when *fd* is readable.
-        fd: the loop's own, and open until `close`.
-
-    Raises:
-        OSError: the kernel cannot watch *fd*.
-        RuntimeError: the loop is closed, or polls in another thread.
-    """
-
-    def __init__(self, LoopCore loop not None, int fd):
-        if self.loop is not None:
-            raise RuntimeError("a handle is opened once")
-        self.open(loop, fd)
-        # Alone it is no reason for a turn with callbacks ready to poll.
-        uv.uv_unref(self.handle)
-        try:
-            self.watch(uv.UV_READABLE)
-        except BaseException:
-            self.close_handle()
-            raise
-
-    def close(self):
-        """Watch no more. Idempotent."""
-        self.close_handle()
-
-    cdef int on_poll(self, int status, int events) except -1:
-        # Not at once: what the handlers raise leaves the run, as soon as the poll is over.
-        self.defer()
-        return 0
-
-    cdef int on_deferred(self) except -1:
-        if self.handle == NULL:
-            return 0
-        try:
-            self.loop._read_from_self()
-        except Exception as exc:
-            self.loop.report({"message": "Reading from the self-pipe failed", "exception": exc})
-        return 0
-
-    cdef int on_unwatched(self, int status) except -1:
-        return self.loop.report({"message": "Watching the self-pipe failed", "exception": system_error(status)})
-
-
-@cython.no_gc_clear
 cdef class KernelSet(UVPoll):
     """A kernel set of descriptors, which libuv watches as one descriptor. Not for direct use."""
 
@@ -213,7 +166,7 @@ cdef class DescriptorSet(KernelSet):
         cdef Watch* entry = self.watch_of(fd)
         return 0 if entry == NULL else entry.events
 
-    cdef Handle add(self, int fd, int event, Handle handle):
+    cdef Handle add(self, int fd, int event, Handle handle, bint internal):
         """Have *handle* called when *fd* is ready for *event* (LF_READ or LF_WRITE), instead of whoever was before.
 
         Raises OSError as ``epoll_ctl`` does: EBADF for a closed descriptor, EPERM for a regular file.
@@ -228,6 +181,10 @@ cdef class DescriptorSet(KernelSet):
         entry = &self.watches[fd]
         # Said to the kernel even if it is not news to us: the number may have been closed and given to another file.
         self.set_events(fd, entry, entry.events | event)
+        if internal and not entry.is_internal:
+            entry.is_internal = True
+            self.internal_count += 1
+            self.mark_active()
         slot = &entry.reader if event == LF_READ else &entry.writer
         old = slot[0]
         handle.is_persistent = True
@@ -279,14 +236,22 @@ cdef class DescriptorSet(KernelSet):
         entry.events = events
         if events == 0:
             self.count -= 1
+            if entry.is_internal:
+                entry.is_internal = False
+                self.internal_count -= 1
         self.mark_active()
         return 0
 
     cdef int mark_active(self) except -1:
-        """Watch the set while it has members."""
+        """Watch the set while it has members; let it count as watched only while one of them is a user's."""
         if self.handle == NULL or self.loop.left_to_its_thread(self._mark_active):
             return 0
-        return self.watch(uv.UV_READABLE if self.count else 0)
+        self.watch(uv.UV_READABLE if self.count else 0)
+        if self.count > self.internal_count:
+            uv.uv_ref(self.handle)
+        else:
+            uv.uv_unref(self.handle)
+        return 0
 
     def _mark_active(self):
         self.mark_active()
@@ -326,7 +291,7 @@ cdef class DescriptorSet(KernelSet):
             memset(&self.watches[fd], 0, sizeof(Watch))
             release_persistent(handles[0])
             release_persistent(handles[1])
-        self.count = 0
+        self.count = self.internal_count = 0
 
     def get_events(self, int fd):
         """Return the LF_* bits that *fd* is watched for."""

@@ -307,3 +307,15 @@ def test_many_changes_at_once(loop_kind, low):
         """,
     )
     assert out == "served"
+
+
+@pytest.mark.loopfast_only("asyncio's loop has three")
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what a loop has on Linux")
+def test_a_loop_that_has_not_run_has_two_descriptors(loop_factory):
+    """The kernel's set and the wake-up. libuv alone makes a pipe for signals and a ring with each loop."""
+    loop_factory().close()
+    before = open_descriptors()
+    loop = loop_factory()
+    made = open_descriptors() - before
+    loop.close()
+    assert len(made) == 2
