@@ -34,7 +34,7 @@ from loopfast.transports.base cimport FastProtocol, NativeTransport, received_by
 
 cdef enum:
     # Bytes gathered in one turn beyond which they are sent without waiting for its end.
-    GATHER_LIMIT = 64 * 1024
+    GATHER_LIMIT = 32 * 1024
     # Bytes up to which a gathered write is copied: neighbours become one segment, and the caller's object is free at
     # once, so that the next read can use it again.
     SMALL_WRITE = 4096
@@ -134,7 +134,7 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
         argument = PyLong_FromSsize_t(size)
     else:
         method = <PyObject*> DATA_RECEIVED
-        if stream.is_bulk or size == READ_BUFFER_SIZE:
+        if stream.is_bulk or size >= LEAST_BULK:
             argument = received_in_bulk(stream, data, size, &capacity)
         else:
             argument = received_bytes(stream.loop, data, size, &capacity)
@@ -156,7 +156,7 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
 
 
 cdef PyObject* received_in_bulk(StreamTransport stream, char* data, ssize_t size, Py_ssize_t* capacity) noexcept:
-    """received_bytes() of a stream that fills the read buffer: as long as it does, libuv reads into bytes objects."""
+    """received_bytes() of a stream that brings much at once: as long as it does, libuv reads into bytes objects."""
     cdef LoopCore loop = stream.loop
     cdef PyObject* found = loop.bulk_bytes
     stream.is_bulk = size >= LEAST_BULK
@@ -441,7 +441,7 @@ cdef class StreamTransport(NativeTransport):
         """Send *data*, a bytes-like object, without blocking.
 
         The bytes leave at the end of the running turn, together with whatever else was written in it, or at once when
-        more than 64 KiB (or more than the high-water mark) have gathered. *data* may be changed as soon as this
+        more than 32 KiB (or more than the high-water mark) have gathered. *data* may be changed as soon as this
         returns.
 
         Raises:
