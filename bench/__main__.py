@@ -137,7 +137,11 @@ def report(arguments: argparse.Namespace) -> None:
 def write_all(results: Results, folder: Path) -> None:
     """Writes the page, the Markdown and every chart as PNG and SVG into `folder`, and prints their names."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"report.html": page.html(results), "report.md": show.markdown(results)}
+    files = {
+        "report.html": page.html(results),
+        "report.md": show.markdown(results),
+        "ratios.md": show.brief(results),
+    }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
         print(folder / name)

@@ -204,14 +204,38 @@ def plain(results: Results) -> str:
     return "\n\n".join([*parts, *missing_lines(results)])
 
 
+def grid(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown, its first column to the left."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    escaped = [[text.replace("|", "\\|") for text in line] for line in [headings, rule, *lines]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def brief(results: Results) -> str:
+    """Returns the ratios to BASE alone as Markdown, a line for each workload, the largest in bold.
+
+    Of servers it is the ratio of the processor time for each message, which the client cannot be the limit of. "~"
+    stands before a tie.
+    """
+    names = [name for name in results.loops if name != BASE]
+    lines = []
+    for row in results.rows:
+        of_server = row.kind != "micro" and ratio_to_base(row, BASE, cpu=True) is not None
+        ratios = [ratio_to_base(row, name, of_server) for name in names]
+        best = max((ratio.middle for ratio in ratios if ratio is not None), default=None)
+        texts = []
+        for name, ratio in zip(names, ratios, strict=True):
+            if ratio is None:
+                texts.append("failed" if name in row.cells and row.cells[name].error else "-")
+                continue
+            text = f"{'~ ' if ratio.tie else ''}{ratio.middle:.2f}"
+            texts.append(f"**{text}**" if ratio.middle == best else text)
+        lines.append([f"`{row.name}`", *texts])
+    return grid(("workload", *names), lines) + "\n"
+
+
 def markdown(results: Results) -> str:
     """Returns everything as Markdown."""
-
-    def grid(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-        rule = ["---", *["---:"] * (len(headings) - 1)]
-        escaped = [[text.replace("|", "\\|") for text in line] for line in [headings, rule, *lines]]
-        return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-
     parts = ["\n".join(f"- {name}: {value}" for name, value in facts(results))]
     if lines := summary(results):
         parts.append(grid(SUMMARY, lines))

@@ -193,14 +193,31 @@ def test_all_reports_are_written_at_once(tmp_path: Path, capsys: pytest.CaptureF
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     by_size().save(tmp_path / "result.json")
     assert command.main(["report", str(tmp_path / "result.json"), "--into", str(tmp_path / "new")]) == 0
-    wanted = {"report.html", "report.md", *(f"{chart}.{kind}" for chart in plot.CHARTS for kind in ("png", "svg"))}
+    wanted = {
+        "report.html",
+        "report.md",
+        "ratios.md",
+        *(f"{chart}.{kind}" for chart in plot.CHARTS for kind in ("png", "svg")),
+    }
     assert {path.name for path in (tmp_path / "new").iterdir()} == wanted
     assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == wanted
     # Where there is nothing for a chart, the others are written and the reason is told.
     results({"asyncio": [2.0, 2.1], "loopfast": [1.0, 1.1]}).save(tmp_path / "result.json")
     assert command.main(["report", str(tmp_path / "result.json"), "--into", str(tmp_path / "less")]) == 0
-    assert {path.stem for path in (tmp_path / "less").iterdir()} == {"report", "overview"}
+    assert {path.stem for path in (tmp_path / "less").iterdir()} == {"report", "ratios", "overview"}
     assert "no throughput.png: " in capsys.readouterr().err
+
+
+def test_the_brief_table_marks_the_best_ties_and_failures() -> None:
+    got = by_size()
+    # The processor time is the same on both, whatever the client saw.
+    assert show.brief(got).splitlines() == [
+        "| workload | loopfast | rloop |",
+        "| --- | ---: | ---: |",
+        "| `tcp.protocol.64B.c10` | **~ 1.00** | - |",
+        "| `tcp.protocol.1MiB.c10` | **~ 1.00** | failed |",
+        "| `idle.tcp` | **3.02** | - |",
+    ]
 
 
 def test_memory_is_in_bytes_and_less_is_better() -> None:
