@@ -10,7 +10,7 @@ JOBS ?= 2
 ARGS ?=
 MINUTES ?= 5
 
-PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2] + getattr(sys, "abiflags", ""))' 2>/dev/null)
 VENV ?= .venv/$(or $(PYTHON_VERSION),none)
 
 ifeq ($(OS),Windows_NT)
@@ -34,7 +34,7 @@ LISTED := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(
 ## help: this list
 help:
 	@echo 'make TARGET [PYTHON=python3.13] [ARGS="..."]'
-	@sed -n 's/^## \([a-z]*\): /\1|/p' Makefile | awk -F'|' '{ printf "  %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^## \([a-z-]*\): /\1|/p' Makefile | awk -F'|' '{ printf "  %-10s %s\n", $$1, $$2 }'
 	@echo 'later: $(LATER)'
 
 ## demo: serve a FastAPI application on loopfast, talk to it, compare with asyncio
@@ -48,6 +48,10 @@ serve: build $(VENV)/.extra-demo
 ## test: the tests, but for the slow ones of packaging and those of interop
 test: build $(VENV)/.extra-test
 	$(PYTEST) tests -m "not slow and not interop" $(SIDE_BY_SIDE) $(ARGS)
+
+## test-all: the same with each Python found, the free-threaded one too (LOOPFAST_PYTHONS names more; ARGS="--only 3.12 --list")
+test-all:
+	@$(PYTHON) tests/every_python.py $(ARGS)
 
 ## packaging: the slow tests: every supply route, sdist, wheel, editable install
 packaging: build $(VENV)/.extra-test
@@ -115,7 +119,7 @@ $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test packaging debug budget bench parity interop torture asan soak wheels lint typecheck clean \
+.PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels lint typecheck clean \
 	build installed $(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
