@@ -127,7 +127,7 @@ cdef class BaseLoop(LoopCore):
 
     def is_running(self) -> bool:
         """Return True if the loop is running."""
-        return self._thread_id is not None
+        return self.running_thread != 0
 
     def is_closed(self) -> bool:
         """Return True if the loop was closed."""
@@ -168,7 +168,7 @@ cdef class BaseLoop(LoopCore):
             except (AttributeError, TypeError, ValueError):
                 raise ValueError(f"Invalid file object: {fd!r}") from None
         if 0 <= number < self.claims_capacity and self.claims[number] != NULL:
-            transport = <object> self.claims[number]
+            transport = self.claimant(number)
         elif self._transports:
             transport = self._transports.get(number)
         else:
@@ -185,6 +185,7 @@ cdef class BaseLoop(LoopCore):
         cdef Handle handle
         cdef int number
         self.check_open()
+        self.check_not_elsewhere()
         number = descriptor_of(fd)
         if self.descriptors is None:
             descriptors = DescriptorSet.__new__(DescriptorSet)
@@ -205,6 +206,7 @@ cdef class BaseLoop(LoopCore):
         cdef bint was_watched
         if self._closed:
             return False
+        self.check_not_elsewhere()
         try:
             number = descriptor_of(fd)
         except ValueError:
@@ -335,6 +337,7 @@ cdef class BaseLoop(LoopCore):
         sockets."""
         if self._debug or self._closed:
             return None
+        self.check_not_elsewhere()
         if self.sockets is None:
             sockets = SocketSet.__new__(SocketSet)
             (<SocketSet> sockets).open(self, -1)

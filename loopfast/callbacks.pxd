@@ -5,9 +5,10 @@ from libc.math cimport isnan
 from libc.stdint cimport uint64_t
 
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_REFCNT, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyTuple_New, PyTuple_SET_ITEM,
-    PyTypeObject,
+    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyThread_get_thread_ident, PyTuple_New,
+    PyTuple_SET_ITEM, PyTypeObject,
 )
+from loopfast.includes.threads cimport LF_FREE_THREADED, lf_is_unshared, lf_load_count, lf_load_runner, lf_mutex
 
 cdef enum:
     SPARE_HANDLES = 256
@@ -60,7 +61,11 @@ cdef class ThreadSafeHandle(Handle):
         unsigned long runner
         # Locks of the threads that wait, or None.
         list waiters
+        # Without the GIL: held while the call, `is_cancelled`, `is_running` or `waiters` change.
+        lf_mutex mutex
 
+    # Without the GIL: False if it was cancelled; from True on it runs.
+    cdef bint run_begins(self) noexcept
     cdef int settle(self) except -1
     cdef int run_ended(self) except -1
 
@@ -83,6 +88,19 @@ cdef class CallbackQueues:
         Py_ssize_t timer_count
         uint64_t timer_sequence
 
+        # Without the GIL, a loop belongs to the thread that runs it: everything here but what follows is that thread's
+        # alone, or while no thread runs it, the one's that uses it. `mutex` guards what follows, the list of the loop's
+        # objects, the table of claimed descriptors, and the going to sleep.
+        lf_mutex mutex
+        # The thread that runs the loop, or closes it; 0: none. Read without the lock.
+        unsigned long runner
+        # What other threads have scheduled (owned references), until the loop's thread moves it into the ring.
+        PyObject** foreign
+        Py_ssize_t foreign_capacity
+        Py_ssize_t foreign_count
+        # Nothing is taken any more.
+        bint is_shut
+
     # asyncio's private name.
     cdef public bint _debug
 
@@ -94,6 +112,13 @@ cdef class CallbackQueues:
     cdef int heap_place(self, TimerHandle timer) except -1
     cdef void heap_remove(self, TimerHandle timer) noexcept
 
+    # Without the GIL: append to `foreign`.
+    cdef int push_foreign(self, PyObject* handle) except -1
+    cdef int take_foreign(self) except -1
+    # Without the GIL: become and cease to be the runner. False if another thread is.
+    cdef bint begin_to_run(self) noexcept
+    cdef void cease_to_run(self) noexcept
+
     # --- upcalls
     # Raises where nothing can be scheduled any more.
     cdef int check_open(self) except -1
@@ -104,6 +129,8 @@ cdef class CallbackQueues:
     cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread)
     cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method)
     cdef int check_call(self, object callback, str method, bint check_thread) except -1
+    # Without the GIL: raises where another thread runs the loop.
+    cdef int check_not_elsewhere(self) except -1
 
 
 # For the modules that make handles and visit them.
@@ -114,6 +141,27 @@ cdef PyObject* make_threadsafe_handle(CallbackQueues loop, PyObject* callback, P
                                       PyObject* context) except NULL
 # asyncio has thread-safe handles (Python 3.14).
 cdef bint THREAD_SAFE_HANDLES
+
+
+cdef inline bint runs_here(CallbackQueues loop) noexcept:
+    # Free-threaded build only: the loop runs, in this thread.
+    return lf_load_runner(&loop.runner) == PyThread_get_thread_ident()
+
+
+cdef inline bint runs_elsewhere(CallbackQueues loop) noexcept:
+    # Another thread runs the loop. Always False with the GIL, which makes such a caller as good as a callback.
+    cdef unsigned long runner
+    if not LF_FREE_THREADED:
+        return False
+    runner = lf_load_runner(&loop.runner)
+    return runner != 0 and runner != PyThread_get_thread_ident()
+
+
+cdef inline int take_what_others_scheduled(CallbackQueues loop) except -1:
+    # What another thread has scheduled before this thread heard of it comes first.
+    if LF_FREE_THREADED and lf_load_count(&loop.foreign_count):
+        return loop.take_foreign()
+    return 0
 
 
 cdef inline bint is_plain(PyObject* item) noexcept:
@@ -212,7 +260,7 @@ cdef inline void drop_call(PyObject* item) noexcept:
 
 cdef inline void recycle(CallbackQueues loop, PyObject* item) noexcept:
     """Give up a reference to a handle that has run; keep it for reuse if nobody else can see it."""
-    if (Py_REFCNT(item) == 1 and Py_TYPE(item) == <PyTypeObject*> Handle and loop.spare_count < SPARE_HANDLES
+    if (lf_is_unshared(item) and Py_TYPE(item) == <PyTypeObject*> Handle and loop.spare_count < SPARE_HANDLES
             and weak_references(item) == NULL and (<Handle> item).source_traceback == NULL
             and (<Handle> item).last_repr == NULL):
         loop.spare[loop.spare_count] = item

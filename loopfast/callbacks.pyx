@@ -19,6 +19,23 @@ from loopfast.includes.counters cimport LF_HANDLE, lf_freed, lf_made
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_XDECREF, PyFloat_AsDouble, PyThread_get_thread_ident, PyTupleObject,
 )
+from loopfast.includes.threads cimport (
+    LF_FREE_THREADED, lf_lock, lf_mutex, lf_store_count, lf_store_runner, lf_unlock,
+)
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    /* The loop that runs in this thread, compared with only. */
+    static _Thread_local void *lf_running_loop;
+    #else
+    static void *lf_running_loop;
+    #endif
+    static inline void *lf_get_running_loop(void) { return lf_running_loop; }
+    static inline void lf_set_running_loop(void *loop) { lf_running_loop = loop; }
+    """
+    void* lf_get_running_loop() noexcept
+    void lf_set_running_loop(void* loop) noexcept
 
 cdef object AsyncioHandle = asyncio.Handle
 cdef object AsyncioTimerHandle = asyncio.TimerHandle
@@ -55,6 +72,10 @@ cdef class Handle:
 
     cdef int do_cancel(self) except -1:
         if self.is_cancelled:
+            return 0
+        if LF_FREE_THREADED and is_others(self):
+            # Its thread drops the call when its turn comes.
+            self.is_cancelled = True
             return 0
         self.is_cancelled = True
         if self.loop != NULL and (<CallbackQueues> self.loop)._debug:
@@ -159,6 +180,9 @@ cdef class TimerHandle(Handle):
             Py_DECREF(<PyObject*> self)
 
     cdef int do_cancel(self) except -1:
+        if LF_FREE_THREADED and is_others(self):
+            self.is_cancelled = True
+            return 0
         # First of all: what the release below drops may run code that cancels this handle again. The method's caller
         # has a reference of its own.
         self.unschedule()
@@ -209,22 +233,80 @@ cdef class ThreadSafeHandle(Handle):
 
     cdef int settle(self) except -1:
         """Wait until the callback does not run, unless this is the thread that runs it."""
+        cdef bint waits
         if not self.is_running or self.runner == PyThread_get_thread_ident():
             return 0
         lock = _thread.allocate_lock()
         lock.acquire()
-        if self.waiters is None:
-            self.waiters = []
-        self.waiters.append(lock)
-        lock.acquire()
+        fresh = []
+        lf_lock(&self.mutex)
+        waits = self.is_running
+        if waits:
+            if self.waiters is None:
+                self.waiters = fresh
+            self.waiters.append(lock)
+        lf_unlock(&self.mutex)
+        if waits:
+            lock.acquire()
         return 0
 
+    cdef bint run_begins(self) noexcept:
+        cdef bint begins
+        lf_lock(&self.mutex)
+        begins = not self.is_cancelled and self.callback != NULL
+        if begins:
+            self.runner = PyThread_get_thread_ident()
+            self.is_running = True
+        lf_unlock(&self.mutex)
+        return begins
+
     cdef int run_ended(self) except -1:
+        cdef list waiters = None
+        lf_lock(&self.mutex)
+        self.is_running = False
         if self.waiters is not None:
             waiters, self.waiters = self.waiters, None
+        lf_unlock(&self.mutex)
+        if waiters is not None:
             for lock in waiters:
                 lock.release()
         return 0
+
+    cdef int do_cancel(self) except -1:
+        cdef bint was_cancelled, is_running
+        if not LF_FREE_THREADED:
+            return Handle.do_cancel(self)
+        lf_lock(&self.mutex)
+        was_cancelled = self.is_cancelled
+        is_running = self.is_running
+        self.is_cancelled = True
+        lf_unlock(&self.mutex)
+        if not was_cancelled and not is_running:
+            self.release()
+        return 0
+
+    cdef void release(self) noexcept:
+        cdef PyObject* taken[3]
+        cdef PyObject* callback
+        cdef PyObject* context
+        cdef Py_ssize_t i
+        if not LF_FREE_THREADED:
+            drop_call(<PyObject*> self)
+            return
+        # Two threads may get here: one of them finds the call, and drops it without the lock.
+        lf_lock(&self.mutex)
+        callback, context = self.callback, self.context
+        for i in range(3):
+            taken[i] = self.args[1 + i]
+            self.args[1 + i] = NULL
+        self.callback = self.context = NULL
+        self.nargs = 0
+        self.loop = NULL
+        lf_unlock(&self.mutex)
+        for i in range(3):
+            Py_XDECREF(taken[i])
+        Py_XDECREF(context)
+        Py_XDECREF(callback)
 
     def cancel(self):
         """Cancel the callback. If it runs just now in another thread, wait for its end."""
@@ -239,6 +321,22 @@ cdef class ThreadSafeHandle(Handle):
     @property
     def __class__(self):
         return AsyncioThreadSafeHandle
+
+
+# Without the GIL: held while a thread follows a handle's borrowed pointer to a loop that may be another's. A loop ends
+# under it, when it has no handles left.
+cdef lf_mutex borrowed_loops
+
+
+cdef bint is_others(Handle handle) noexcept:
+    """Return True if another thread runs the loop where *handle* waits, so that only that one may touch the call."""
+    cdef bint elsewhere
+    if handle.loop == lf_get_running_loop() or handle.loop == NULL:
+        return False
+    lf_lock(&borrowed_loops)
+    elsewhere = handle.loop != NULL and runs_elsewhere(<CallbackQueues> handle.loop)
+    lf_unlock(&borrowed_loops)
+    return elsewhere
 
 
 cdef PyObject* make_threadsafe_handle(CallbackQueues loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
@@ -279,12 +377,80 @@ cdef class CallbackQueues:
 
     def __dealloc__(self):
         # The subclass has dropped what was in them.
+        if LF_FREE_THREADED:
+            lf_lock(&borrowed_loops)
+            lf_unlock(&borrowed_loops)
         free(self.ring)
         free(self.heap)
+        free(self.foreign)
+
+    # ------------------------------------------------------------------------------------------------- other threads
+
+    cdef bint begin_to_run(self) noexcept:
+        cdef bint is_free
+        lf_lock(&self.mutex)
+        is_free = self.runner == 0
+        if is_free:
+            lf_store_runner(&self.runner, PyThread_get_thread_ident())
+        lf_unlock(&self.mutex)
+        if is_free:
+            lf_set_running_loop(<void*> self)
+        return is_free
+
+    cdef void cease_to_run(self) noexcept:
+        lf_set_running_loop(NULL)
+        lf_lock(&self.mutex)
+        lf_store_runner(&self.runner, 0)
+        lf_unlock(&self.mutex)
+
+    cdef int push_foreign(self, PyObject* handle) except -1:
+        cdef Py_ssize_t capacity
+        cdef PyObject** grown
+        cdef bint is_shut
+        cdef bint is_full = False
+        lf_lock(&self.mutex)
+        is_shut = self.is_shut
+        if not is_shut and self.foreign_count == self.foreign_capacity:
+            capacity = self.foreign_capacity * 2 if self.foreign_capacity else 64
+            grown = <PyObject**> realloc(self.foreign, capacity * sizeof(PyObject*))
+            is_full = grown == NULL
+            if not is_full:
+                self.foreign = grown
+                self.foreign_capacity = capacity
+        if not is_shut and not is_full:
+            Py_INCREF(handle)
+            self.foreign[self.foreign_count] = handle
+            lf_store_count(&self.foreign_count, self.foreign_count + 1)
+        lf_unlock(&self.mutex)
+        if is_shut:
+            raise RuntimeError("Event loop is closed")
+        if is_full:
+            raise MemoryError("no memory for the callbacks of other threads")
+        return 0
+
+    cdef int take_foreign(self) except -1:
+        """Move what other threads have scheduled into the ring."""
+        cdef Py_ssize_t i
+        lf_lock(&self.mutex)
+        try:
+            while self.ring_capacity < self.ready_count + self.foreign_count:
+                grow_ring(self)
+            for i in range(self.foreign_count):
+                self.ring[(self.ring_head + self.ready_count) & (self.ring_capacity - 1)] = self.foreign[i]
+                self.ready_count += 1
+            lf_store_count(&self.foreign_count, 0)
+        finally:
+            lf_unlock(&self.mutex)
+        return 0
 
     cdef int push(self, PyObject* handle) except -1:
         """Append *handle* (a new reference is taken) to the ready ring."""
-        cdef Py_ssize_t capacity = self.ring_capacity
+        cdef Py_ssize_t capacity
+        if LF_FREE_THREADED:
+            if not runs_here(self):
+                return self.push_foreign(handle)
+            take_what_others_scheduled(self)
+        capacity = self.ring_capacity
         if self.ready_count == capacity:
             grow_ring(self)
             capacity = self.ring_capacity
@@ -338,6 +504,8 @@ cdef class CallbackQueues:
         cdef PyObject* item
         cdef PyObject* own = NULL if context is None else <PyObject*> context
         self.check_open()
+        if check_thread:
+            self.check_not_elsewhere()
         if self._debug:
             self.check_call(callback, method, check_thread)
         if check_thread:
@@ -352,6 +520,7 @@ cdef class CallbackQueues:
     cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method):
         cdef TimerHandle timer
         self.check_open()
+        self.check_not_elsewhere()
         if self._debug:
             self.check_call(callback, method, True)
         timer = TimerHandle.__new__(TimerHandle)
@@ -366,6 +535,11 @@ cdef class CallbackQueues:
         if check_thread:
             self._check_thread()
         self._check_callback(callback, method)
+        return 0
+
+    cdef int check_not_elsewhere(self) except -1:
+        if runs_elsewhere(self):
+            raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
         return 0
 
     cdef int check_open(self) except -1:

@@ -47,6 +47,10 @@ cdef int traverse_loop(PyObject* self, visitproc visit, void* arg) noexcept:
     while status == 0 and i < (<LoopCore> self).ready_count:
         status = visit_handle((<LoopCore> self).ring[((<LoopCore> self).ring_head + i) & mask], visit, arg)
         i += 1
+    i = 0
+    while status == 0 and i < (<LoopCore> self).foreign_count:
+        status = visit_handle((<LoopCore> self).foreign[i], visit, arg)
+        i += 1
     i = (<LoopCore> self).event_head
     while status == 0 and i < (<LoopCore> self).event_count:
         status = visit_handle((<LoopCore> self).events[i], visit, arg)

@@ -5,9 +5,10 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
-from loopfast.callbacks cimport CallbackQueues, Handle
+from loopfast.callbacks cimport CallbackQueues, Handle, runs_elsewhere
 from loopfast.includes cimport uv
 from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState
+from loopfast.includes.threads cimport LF_FREE_THREADED
 
 cdef enum:
     READ_BUFFER_SIZE = 120 * 1024
@@ -47,7 +48,10 @@ cdef int wake(LoopCore loop) except -1
 
 
 cdef inline bint polls_elsewhere(LoopCore loop) noexcept:
-    # libuv is at work for this loop without the GIL, so the caller is on another thread and must leave libuv alone.
+    # libuv is at work for this loop without the GIL, so the caller is on another thread and must leave libuv alone. In a
+    # build without the GIL: another thread runs the loop, and all of it must be left alone.
+    if LF_FREE_THREADED:
+        return loop is not None and runs_elsewhere(loop)
     return loop is not None and loop.state != NULL and loop.state.blocked
 
 
@@ -71,6 +75,7 @@ cdef class LoopObject:
     # Called by subclasses around the life of their libuv handle.
     cdef int attach(self, LoopCore loop) except -1
     cdef void detach(self) noexcept
+    cdef void unlink(self) noexcept
     # The loop keeps the object alive (it watches a descriptor, a callback will come) until unkeep(). Idempotent.
     cdef void keep(self) noexcept
     cdef void unkeep(self) noexcept
@@ -146,14 +151,14 @@ cdef class LoopCore(CallbackQueues):
         bint in_turn
         # Turns run, for polling now and then while nothing but ourselves is watched.
         uint64_t turns
-        unsigned long thread_ident
         # A subclass has a clock of its own: timers go by its time(), not by the monotonic clock.
         bint has_own_clock
 
     # asyncio's private names for the loop's state: its own methods, which we inherit, read and write them.
     cdef public bint _stopping
     cdef public bint _closed
-    cdef public object _thread_id
+    # `_thread_id`; 0 stands for None.
+    cdef unsigned long running_thread
     cdef public object _current_handle
     cdef public object slow_callback_duration
     # The rest of what asyncio's classes store on a loop. As fields they leave the instance dictionary unmade, and
@@ -178,6 +183,8 @@ cdef class LoopCore(CallbackQueues):
     # Room for claim_descriptor(fd), which then cannot fail.
     cdef int reserve_descriptor(self, int fd) except -1
     cdef int claim_descriptor(self, int fd, LoopObject owner) except -1
+    # Who has claimed it, or None.
+    cdef object claimant(self, int fd)
     cdef void release_descriptor(self, int fd, LoopObject owner) noexcept
     # From a libuv callback that must not raise: what is still to be raised when the poll returns.
     cdef void fail(self, object exception) noexcept
@@ -224,11 +231,19 @@ cdef class LoopCore(CallbackQueues):
     cdef int exit_context(self) noexcept
     cdef int raise_failure(self) except -1
     cdef int finish_turn(self) except -1
+    cdef void shut(self) noexcept
+    cdef PyObject* first_object(self) noexcept
     cdef void drop_handles(self) noexcept
     cdef int close_state(self) except -1
 
 
 cdef void gil_is_back(LoopState* state) noexcept
+
+
+cdef inline bint is_for_its_thread(LoopCore loop) noexcept:
+    # Where the GIL makes a call from another thread as good as a callback, and without it the loop's thread must make
+    # the call.
+    return LF_FREE_THREADED and loop is not None and runs_elsewhere(loop)
 
 
 cdef inline void hold_gil(LoopState* state) noexcept:

@@ -21,19 +21,23 @@ from libc.string cimport memset
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.callbacks cimport (
     CallbackQueues, Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, grow_ring, is_native, is_plain,
-    recycle,
+    recycle, runs_here, take_what_others_scheduled,
 )
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
 from loopfast.includes.closing cimport lf_end_left_open, lf_end_loop, lf_forget_left_open
 from loopfast.includes.counters cimport LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport (
-    LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_wait_readable,
+    LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_pause,
+    lf_wait_readable,
 )
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING,
     PyBytes_FromStringAndSize, PyContext_CheckExact, PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyErr_Clear,
     PyEval_SaveThread, PyObject_Call, PyThread_get_thread_ident, PyTypeObject, call_vector, propagate,
+)
+from loopfast.includes.threads cimport (
+    LF_FREE_THREADED, lf_lend, lf_lock, lf_reset, lf_try_incref, lf_unlock,
 )
 
 cdef enum:
@@ -65,17 +69,28 @@ cdef class LoopObject:
             raise RuntimeError("Event loop is closed")
         self.loop = loop
         self.previous_object = NULL
+        lf_lend(<PyObject*> self)
+        lf_lock(&loop.mutex)
         self.next_object = loop.objects
         if loop.objects != NULL:
             (<LoopObject> loop.objects).previous_object = <PyObject*> self
         loop.objects = <PyObject*> self
         self.is_attached = True
+        lf_unlock(&loop.mutex)
         lf_made(COUNTERS, LF_UV_HANDLE)
         return 0
 
     cdef void detach(self) noexcept:
         if not self.is_attached:
             return
+        lf_lock(&self.loop.mutex)
+        self.unlink()
+        lf_unlock(&self.loop.mutex)
+        lf_freed(COUNTERS, LF_UV_HANDLE)
+        self.unkeep()
+
+    cdef void unlink(self) noexcept:
+        """Leave the loop's list; the caller has the lock."""
         if self.previous_object != NULL:
             (<LoopObject> self.previous_object).next_object = self.next_object
         else:
@@ -84,8 +99,6 @@ cdef class LoopObject:
             (<LoopObject> self.next_object).previous_object = self.previous_object
         self.is_attached = False
         self.next_object = self.previous_object = NULL
-        lf_freed(COUNTERS, LF_UV_HANDLE)
-        self.unkeep()
 
     cdef void keep(self) noexcept:
         if not self.is_kept and self.is_attached:
@@ -141,8 +154,7 @@ cdef void before_poll(uv.uv_prepare_t* handle) noexcept:
         # decision.
         uv.uv_async_send(&state.wake)
     (<LoopCore> state.owner).leave_context()
-    state.blocked = True
-    state.woken = False
+    fall_asleep(state)
     state.released = PyEval_SaveThread()
 
 
@@ -194,7 +206,6 @@ cdef class LoopCore(CallbackQueues):
         self.forks = fork_count
         state.owner = <PyObject*> self
         state.loop.data = state
-        self._thread_id = None
         self.slow_callback_duration = 0.1
         self.has_own_clock = type(self).time is not LoopCore.time
         try:
@@ -229,9 +240,23 @@ cdef class LoopCore(CallbackQueues):
 
     # ------------------------------------------------------------------------------------------------- closing
 
+    cdef void shut(self) noexcept:
+        """Take nothing of other threads any more; what they have scheduled goes into the ring."""
+        if not LF_FREE_THREADED:
+            return
+        lf_lock(&self.mutex)
+        self.is_shut = True
+        lf_unlock(&self.mutex)
+        try:
+            take_what_others_scheduled(self)
+        except MemoryError:
+            # They are never freed.
+            pass
+
     cdef void drop_handles(self) noexcept:
         """Drop every queued callback, so that none keeps its arguments or this loop alive."""
         cdef PyObject* item
+        self.shut()
         while self.ready_count:
             item = self.ring[self.ring_head]
             self.ring_head = (self.ring_head + 1) & (self.ring_capacity - 1)
@@ -270,8 +295,9 @@ cdef class LoopCore(CallbackQueues):
         lf_end_left_open()
         self.own_after_fork()
         while self.objects != NULL:
-            obj = self.objects
-            Py_INCREF(obj)
+            obj = self.first_object()
+            if obj == NULL:
+                break
             (<LoopObject> obj).on_loop_close()
             (<LoopObject> obj).detach()
             Py_DECREF(obj)
@@ -279,19 +305,42 @@ cdef class LoopCore(CallbackQueues):
             # Code of the user's that ran in the loop above has closed this loop.
             return 0
         self.close_late_handles()
+        lf_lock(&self.mutex)
         self.state = NULL
+        lf_unlock(&self.mutex)
         state.may_block = False
         uv.uv_walk(&state.loop, close_foreign, NULL)
         lf_end_loop(&state.loop)
         return 0
+
+    cdef PyObject* first_object(self) noexcept:
+        """Return a new reference to an attached object, once those that other threads just deallocate are gone; NULL if
+        there is none."""
+        cdef PyObject* obj
+        while True:
+            lf_lock(&self.mutex)
+            obj = self.objects
+            while obj != NULL and not lf_try_incref(obj):
+                obj = (<LoopObject> obj).next_object
+            lf_unlock(&self.mutex)
+            if obj != NULL or self.objects == NULL:
+                return obj
+            with nogil:
+                lf_pause()
 
     def _close_core(self):
         """Drop all callbacks and close the libuv loop. Called by `Loop.close` once the rest is down."""
         if self.in_turn:
             # `_thread_id`, which close() looks at, can be set by anybody.
             raise RuntimeError("Cannot close a running event loop")
-        self.drop_handles()
-        self.close_state()
+        if LF_FREE_THREADED and not self.begin_to_run():
+            raise RuntimeError("Cannot close a running event loop")
+        try:
+            self.drop_handles()
+            self.close_state()
+        finally:
+            if LF_FREE_THREADED:
+                self.cease_to_run()
 
     cdef int check_open(self) except -1:
         if self._closed or self.state == NULL:
@@ -316,6 +365,7 @@ cdef class LoopCore(CallbackQueues):
         if self.forks == fork_count or state == NULL:
             return
         self.forks = fork_count
+        lf_reset(&self.mutex)
         if state.blocked:
             # The thread that was in this poll does not exist here.
             state.blocked = False
@@ -344,6 +394,7 @@ cdef class LoopCore(CallbackQueues):
         return True
 
     cdef void close_late(self, uv.uv_handle_t* handle, uv.uv_close_cb callback) noexcept:
+        # Without the GIL the caller has the lock.
         cdef int capacity
         cdef uv.uv_handle_t** late
         if self.late_count == self.late_capacity:
@@ -362,9 +413,11 @@ cdef class LoopCore(CallbackQueues):
             uv.uv_async_send(&self.state.wake)
 
     cdef void close_late_handles(self) noexcept:
+        lf_lock(&self.mutex)
         while self.late_count:
             self.late_count -= 1
             uv.uv_close(self.late[self.late_count], self.late_callback)
+        lf_unlock(&self.mutex)
 
     # ------------------------------------------------------------------------------------------------- queues
 
@@ -386,7 +439,7 @@ cdef class LoopCore(CallbackQueues):
 
     def _add_callback(self, handle):
         if not handle._cancelled:
-            if isinstance(handle, TimerHandle):
+            if isinstance(handle, TimerHandle) and not is_for_its_thread(self):
                 (<TimerHandle> handle).unschedule()
             self.push(<PyObject*> handle)
 
@@ -468,18 +521,25 @@ cdef class LoopCore(CallbackQueues):
 
     def _run_once(self):
         """Run one turn of the loop."""
+        cdef bint begins
         self.check_open()
         self.check_not_in_turn()
+        begins = LF_FREE_THREADED and not runs_here(self)
+        if begins and not self.begin_to_run():
+            raise RuntimeError("This event loop is already running")
         try:
             self.run_turn()
         finally:
             self.leave_context()
+            if begins:
+                self.cease_to_run()
 
     def _run_until_stopped(self):
         """Run turns until `stop()`; at least one. The caller has set the running loop."""
         self.check_open()
         self.check_not_in_turn()
-        self.thread_ident = PyThread_get_thread_ident()
+        if LF_FREE_THREADED and not self.begin_to_run():
+            raise RuntimeError("This event loop is already running")
         try:
             while True:
                 self.run_turn()
@@ -487,8 +547,21 @@ cdef class LoopCore(CallbackQueues):
                     break
         finally:
             self.leave_context()
-            if self.turn_end_count:
-                self.finish_turn()
+            try:
+                if self.turn_end_count:
+                    self.finish_turn()
+            finally:
+                if LF_FREE_THREADED:
+                    self.cease_to_run()
+
+    @property
+    def _thread_id(self):
+        # A number made for each look: others may look while it changes.
+        return self.running_thread or None
+
+    @_thread_id.setter
+    def _thread_id(self, value):
+        self.running_thread = 0 if value is None else value
 
     def stop(self):
         """Let the loop finish the current batch of callbacks and then return from ``run_forever``."""
@@ -521,6 +594,7 @@ cdef class LoopCore(CallbackQueues):
         cdef uint64_t before_turn = self.timer_sequence
         cdef bint idle
         self.turns += 1
+        take_what_others_scheduled(self)
         self.batch = self.ready_count
         self.deferring = self.batch > 0
         if self.ready_count == 0 and not self._stopping:
@@ -593,8 +667,7 @@ cdef class LoopCore(CallbackQueues):
         if not remaining > 0:
             return 0
         fd = uv.uv_backend_fd(&state.loop)
-        state.blocked = True
-        state.woken = False
+        fall_asleep(state)
         with nogil:
             lf_wait_readable(fd, remaining)
         gil_is_back(state)
@@ -676,7 +749,11 @@ cdef class LoopCore(CallbackQueues):
             if handle.callback == NULL:
                 return 0
             if Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle:
-                (<ThreadSafeHandle> handle).runner = PyThread_get_thread_ident()
+                if not (<ThreadSafeHandle> handle).run_begins():
+                    return 0
+            elif LF_FREE_THREADED and handle.is_cancelled:
+                handle.release()
+                return 0
             try:
                 if self._debug:
                     return self.run_handle_debug(handle)
@@ -859,22 +936,43 @@ cdef class LoopCore(CallbackQueues):
         if fd >= self.claims_capacity:
             while capacity <= fd:
                 capacity *= 2
+            lf_lock(&self.mutex)
             claims = <PyObject**> realloc(self.claims, capacity * sizeof(PyObject*))
+            if claims != NULL:
+                memset(claims + self.claims_capacity, 0, (capacity - self.claims_capacity) * sizeof(PyObject*))
+                self.claims = claims
+                self.claims_capacity = capacity
+            lf_unlock(&self.mutex)
             if claims == NULL:
                 raise MemoryError(f"no memory for descriptor {fd}")
-            memset(claims + self.claims_capacity, 0, (capacity - self.claims_capacity) * sizeof(PyObject*))
-            self.claims = claims
-            self.claims_capacity = capacity
         return 0
 
     cdef int claim_descriptor(self, int fd, LoopObject owner) except -1:
         self.reserve_descriptor(fd)
+        lf_lock(&self.mutex)
         self.claims[fd] = <PyObject*> owner
+        lf_unlock(&self.mutex)
         return 0
 
     cdef void release_descriptor(self, int fd, LoopObject owner) noexcept:
+        lf_lock(&self.mutex)
         if fd < self.claims_capacity and self.claims[fd] == <PyObject*> owner:
             self.claims[fd] = NULL
+        lf_unlock(&self.mutex)
+
+    cdef object claimant(self, int fd):
+        cdef PyObject* found = NULL
+        if not 0 <= fd < self.claims_capacity:
+            return None
+        lf_lock(&self.mutex)
+        if self.claims[fd] != NULL and lf_try_incref(self.claims[fd]):
+            found = self.claims[fd]
+        lf_unlock(&self.mutex)
+        if found == NULL:
+            return None
+        owner = <object> found
+        Py_DECREF(found)
+        return owner
 
     cdef int report(self, dict context) except -1:
         self.call_exception_handler(context)
@@ -925,6 +1023,10 @@ cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
         handle = <object> item
         Py_DECREF(item)
         loop.run_unusual(item)
+    elif LF_FREE_THREADED and (<Handle> item).is_cancelled:
+        # By another thread.
+        drop_call(item)
+        recycle(loop, item)
     elif (<Handle> item).callback != NULL:
         (<Handle> item).is_running = True
         result = call_handle(loop, item)
@@ -969,15 +1071,44 @@ cdef void gil_is_back(LoopState* state) noexcept:
     """The loop's thread has the GIL again. What other threads have scheduled meanwhile comes before what the poll
     brings: they may have caused that afterwards."""
     cdef LoopCore loop = <LoopCore> state.owner
+    lf_lock(&loop.mutex)
     state.blocked = False
+    lf_unlock(&loop.mutex)
+    if LF_FREE_THREADED:
+        take_or_fail(loop)
     if loop.ready_count:
         loop.batch = loop.ready_count
         loop.deferring = True
 
 
+cdef void take_or_fail(LoopCore loop) noexcept:
+    try:
+        take_what_others_scheduled(loop)
+    except MemoryError as exc:
+        loop.fail(exc)
+
+
 cdef int wake(LoopCore loop) except -1:
-    cdef LoopState* state = loop.state
+    cdef LoopState* state
+    cdef int status = 0
+    lf_lock(&loop.mutex)
+    state = loop.state
     if state != NULL and state.blocked and not state.woken:
         state.woken = True
-        check(uv.uv_async_send(&state.wake))
+        status = uv.uv_async_send(&state.wake)
+    lf_unlock(&loop.mutex)
+    check(status)
     return 0
+
+
+cdef void fall_asleep(LoopState* state) noexcept:
+    """From here until gil_is_back() a wake-up needs uv_async_send."""
+    cdef LoopCore loop = <LoopCore> state.owner
+    lf_lock(&loop.mutex)
+    state.blocked = True
+    state.woken = False
+    if LF_FREE_THREADED and (loop.foreign_count or loop.late_count):
+        # Whoever scheduled that found the loop awake.
+        state.woken = True
+        uv.uv_async_send(&state.wake)
+    lf_unlock(&loop.mutex)

@@ -10,15 +10,17 @@ import sys
 from cpython.object cimport PyObject
 
 from loopfast.callbacks cimport (
-    THREAD_SAFE_HANDLES, TimerHandle, fill_handle, grow_ring, make_handle, make_threadsafe_handle, set_deadline,
+    THREAD_SAFE_HANDLES, TimerHandle, fill_handle, grow_ring, make_handle, make_threadsafe_handle, runs_here,
+    set_deadline, take_what_others_scheduled,
 )
 from loopfast.core cimport LoopCore, wake
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
-    METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString,
+    METH_FASTCALL, METH_KEYWORDS, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString,
     PyFloat_AsDouble, PyFloat_CheckExact, PyLong_CheckExact, PyMethodDef, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
     PyType_Modified, PyTypeObject, PyUnicode_Compare,
 )
+from loopfast.includes.threads cimport LF_FREE_THREADED
 
 cdef str CONTEXT = sys.intern("context")
 cdef dict GENERIC = {}
@@ -60,6 +62,9 @@ cdef bint is_context_keyword(PyObject* kwnames) noexcept:
     global known_keywords
     if PyTuple_GET_SIZE(kwnames) != 1 or PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), <PyObject*> CONTEXT) != 0:
         return False
+    if LF_FREE_THREADED and known_keywords != NULL:
+        # Another thread may just be comparing it: the first one stays.
+        return True
     Py_INCREF(kwnames)
     Py_XDECREF(known_keywords)
     known_keywords = kwnames
@@ -69,6 +74,7 @@ cdef bint is_context_keyword(PyObject* kwnames) noexcept:
 cdef inline PyObject* append_call(LoopCore loop, PyObject** args, Py_ssize_t nargs, PyObject* context) except NULL:
     """Append args[0](*args[1:]) to the ready ring and return a new reference to its handle."""
     cdef PyObject* item
+    take_what_others_scheduled(loop)
     if loop.ready_count == loop.ring_capacity:
         grow_ring(loop)
     item = make_handle(loop, args[0], args + 1, nargs - 1, context)
@@ -79,12 +85,27 @@ cdef inline PyObject* append_call(LoopCore loop, PyObject** args, Py_ssize_t nar
     return item
 
 
+cdef inline bint is_usual(LoopCore loop) noexcept:
+    """True where no check is due: not closed, no debug mode, and without the GIL a loop that runs in this thread."""
+    return not (loop._debug or loop._closed or (LF_FREE_THREADED and not runs_here(loop)))
+
+
 cdef PyObject* fast_call_soon(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or loop._closed or not is_simple_call(nargs, 1, args, kwnames, &context):
+    if not is_usual(loop) or not is_simple_call(nargs, 1, args, kwnames, &context):
         return call_generic("call_soon", self, args, nargs, kwnames)
     return append_call(loop, args, nargs, context)
+
+
+cdef int push_or_drop(LoopCore loop, PyObject* item) except -1:
+    """Queue the new handle *item*, unless the loop was closed meanwhile."""
+    try:
+        loop.push(item)
+    except BaseException:
+        Py_DECREF(item)
+        raise
+    return 0
 
 
 cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssize_t nargs,
@@ -96,7 +117,10 @@ cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssi
         return call_generic("call_soon_threadsafe", self, args, nargs, kwnames)
     if THREAD_SAFE_HANDLES:
         item = make_threadsafe_handle(loop, args[0], args + 1, nargs - 1, context)
-        loop.push(item)
+        if LF_FREE_THREADED:
+            push_or_drop(loop, item)
+        else:
+            loop.push(item)
     else:
         item = append_call(loop, args, nargs, context)
     wake(loop)
@@ -120,7 +144,7 @@ cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** arg
 cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if (loop._debug or loop._closed or loop.has_own_clock or not is_simple_call(nargs, 2, args, kwnames, &context)
+    if (not is_usual(loop) or loop.has_own_clock or not is_simple_call(nargs, 2, args, kwnames, &context)
             or not is_number(args[0])):
         return call_generic("call_later", self, args, nargs, kwnames)
     return plain_timer(loop, lf_monotonic() + PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
@@ -129,7 +153,7 @@ cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs
 cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
-    if loop._debug or loop._closed or not is_simple_call(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
+    if not is_usual(loop) or not is_simple_call(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
         return call_generic("call_at", self, args, nargs, kwnames)
     return plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
 

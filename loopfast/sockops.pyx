@@ -16,7 +16,7 @@ from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EBADF
 from libc.stdlib cimport free
 
-from loopfast.core cimport LoopCore
+from loopfast.core cimport LoopCore, is_for_its_thread
 from loopfast.handles.poll cimport KernelSet, grown_table
 from loopfast.includes cimport uv
 from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_set_edges, lf_set_ready
@@ -27,6 +27,7 @@ from loopfast.includes.python cimport (
 )
 from loopfast.includes.socket cimport lf_recv, lf_send
 from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
+from loopfast.includes.threads cimport LF_FREE_THREADED
 
 cdef enum:
     # Bytes of one sock_recv(), which may return less than was asked for.
@@ -58,6 +59,16 @@ cdef class SocketSet(KernelSet):
         for fd in range(self.capacity):
             Py_XDECREF(self.watches[fd].sock)
         free(self.watches)
+
+    cdef void on_loop_close(self) noexcept:
+        cdef int fd
+        if LF_FREE_THREADED:
+            for fd in range(self.capacity):
+                if self.watches[fd].reader != NULL:
+                    self.leave(<SocketCall> self.watches[fd].reader)
+                if self.watches[fd].writer != NULL:
+                    self.leave(<SocketCall> self.watches[fd].writer)
+        self.close_handle()
 
     cdef int on_poll(self, int status, int events) except -1:
         cdef int n, i
@@ -174,13 +185,17 @@ cdef class SocketSet(KernelSet):
             Py_XDECREF(reference)
         slot = &entry.writer if call.kind == SENDALL else &entry.reader
         if slot[0] != NULL:
-            self.leave(<SocketCall> slot[0])
+            previous = <SocketCall> slot[0]
+            self.leave(<SocketCall> previous)
         if self.second_look is None:
             self.plan_look()
         if self.waiting == 0:
             self.watch(uv.UV_READABLE)
             uv.uv_ref(self.handle)
         slot[0] = <PyObject*> call
+        if LF_FREE_THREADED:
+            # Or the collector, on another thread, could free it together with its task.
+            Py_INCREF(<PyObject*> call)
         call.waiting = True
         call.since = self.loop.turns
         self.waiting += 1
@@ -256,6 +271,8 @@ cdef class SocketSet(KernelSet):
             if self.waiting == 0 and self.handle != NULL:
                 # The set stays armed, but nobody needs the loop to look.
                 uv.uv_unref(self.handle)
+            if LF_FREE_THREADED:
+                Py_DECREF(<PyObject*> call)
         return 0
 
 
@@ -314,6 +331,8 @@ cdef class SocketCall:
 
     def close(self):
         """Give the call up; coroutine protocol."""
+        if self.waiting and is_for_its_thread(self.set.loop) and self.set.loop.left_to_its_thread(self.close):
+            return
         self.finish()
 
     cdef void finish(self) noexcept:

@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 
 from loopfast.core cimport LoopCore, LoopObject, polls_elsewhere
 from loopfast.includes cimport uv
+from loopfast.includes.threads cimport lf_lock, lf_unlock
 
 
 cdef void free_handle(uv.uv_handle_t* handle) noexcept nogil:
@@ -40,6 +41,8 @@ cdef class UVHandle(LoopObject):
         self.handle = NULL
         handle.data = NULL
         self.loop.own_after_fork()
+        # Without the GIL: so that nobody begins to run the loop meanwhile.
+        lf_lock(&self.loop.mutex)
         if self.loop.state == NULL:
             # Nobody can close it any more: libuv keeps the memory.
             pass
@@ -48,6 +51,7 @@ cdef class UVHandle(LoopObject):
             self.loop.close_late(handle, free_handle)
         elif not uv.uv_is_closing(handle):
             uv.uv_close(handle, free_handle)
+        lf_unlock(&self.loop.mutex)
         self.detach()
 
     cdef int check_handle(self) except -1:

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <uv.h>
 
-/* Loops that are closed but for such requests (a name that is being looked up). Guarded by the GIL. */
+#include "threads.h"
+
+/* Loops that are closed but for such requests (a name that is being looked up). Guarded by the GIL, or by the lock. */
+static lf_mutex lf_left_open_lock;
 static uv_loop_t **lf_left_open;
 static int lf_left_open_count, lf_left_open_capacity;
 
@@ -22,28 +25,40 @@ static void lf_end_loop(uv_loop_t *loop) {
             return;
         }
     }
+    lf_lock(&lf_left_open_lock);
     if (lf_left_open_count == lf_left_open_capacity) {
         capacity = lf_left_open_capacity ? 2 * lf_left_open_capacity : 4;
         larger = (uv_loop_t **)realloc(lf_left_open, capacity * sizeof(*larger));
-        if (larger == NULL) return;
-        lf_left_open = larger;
-        lf_left_open_capacity = capacity;
+        if (larger != NULL) {
+            lf_left_open = larger;
+            lf_left_open_capacity = capacity;
+        }
     }
-    lf_left_open[lf_left_open_count++] = loop;
+    if (lf_left_open_count < lf_left_open_capacity) lf_left_open[lf_left_open_count++] = loop;
+    lf_unlock(&lf_left_open_lock);
 }
 
 /* Try again with those that were kept. */
 static void lf_end_left_open(void) {
-    int count = lf_left_open_count, i;
-    uv_loop_t **loops = lf_left_open;
+    int count, i;
+    uv_loop_t **loops;
+    lf_lock(&lf_left_open_lock);
+    count = lf_left_open_count;
+    loops = lf_left_open;
+    if (count) {
+        lf_left_open = NULL;
+        lf_left_open_count = lf_left_open_capacity = 0;
+    }
+    lf_unlock(&lf_left_open_lock);
     if (count == 0) return;
-    lf_left_open = NULL;
-    lf_left_open_count = lf_left_open_capacity = 0;
     for (i = 0; i < count; i++) lf_end_loop(loops[i]);
     free(loops);
 }
 
 /* In a forked child: the threads that were to end them are the parent's. */
-static void lf_forget_left_open(void) { lf_left_open_count = 0; }
+static void lf_forget_left_open(void) {
+    lf_reset(&lf_left_open_lock);
+    lf_left_open_count = 0;
+}
 
 #endif

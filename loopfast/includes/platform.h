@@ -209,6 +209,13 @@ static inline void lf_let_low_descriptors_go(int held) {
 #endif
 }
 
+/* Let other threads go on for a moment. */
+#if defined(_WIN32)
+static inline void lf_pause(void) { Sleep(0); }
+#else
+static inline void lf_pause(void) { (void)usleep(50); }
+#endif
+
 /* glibc gives a free block at the end of its heap back to the system from 128 KiB on, and each large read then pays for new
    pages. Once a block of more than that was mapped and freed it keeps twice as much. asyncio's 256 KiB reads do this by
    the way. */

@@ -3,6 +3,7 @@
 cdef extern from "platform.h" nogil:
     double lf_monotonic()
 
+    void lf_pause()
     void lf_keep_heap()
     int lf_hold_low_descriptors()
     void lf_let_low_descriptors_go(int held)

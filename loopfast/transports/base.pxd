@@ -11,6 +11,7 @@ from loopfast.includes.bytes cimport LF_REUSES_BYTES, lf_end_bytes, lf_refill_by
 from loopfast.includes.python cimport (
     Py_DECREF, Py_REFCNT, Py_XDECREF, PyBytes_FromStringAndSize, _PyBytes_Resize, propagate,
 )
+from loopfast.includes.threads cimport lf_mutex
 
 
 cdef enum:
@@ -81,6 +82,8 @@ cdef class Connections:
         Py_ssize_t count
         # The others: a WeakSet once there is one.
         object others
+        # Without the GIL: guards the list.
+        lf_mutex mutex
 
     cdef void link(self, NativeTransport transport) noexcept
     cdef void unlink(self, NativeTransport transport) noexcept
@@ -126,6 +129,7 @@ cdef class NativeTransport(UVHandle):
         size_t low_water
         bint protocol_paused
 
+    cdef bint is_left_to_its_thread(self) noexcept
     # Who the descriptor belongs to, as asyncio's users see it.
     cdef int claim(self, LoopCore loop, int fd, object sock) except -1
     cdef object socket_object(self)

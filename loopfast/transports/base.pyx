@@ -12,10 +12,14 @@ from asyncio.log import logger
 
 cimport cython
 from cpython.object cimport PyObject
+from libc.stdlib cimport free, malloc
 
-from loopfast.core cimport LoopCore
+from loopfast.core cimport LoopCore, is_for_its_thread
 from loopfast.handles.base cimport UVHandle
-from loopfast.includes.python cimport Py_INCREF, Py_XDECREF, PyContext_CopyCurrent, propagate
+from loopfast.includes.python cimport (
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyContext_CopyCurrent, propagate,
+)
+from loopfast.includes.threads cimport LF_FREE_THREADED, lf_lend, lf_lock, lf_try_incref, lf_unlock
 
 cdef enum:
     DEFAULT_HIGH_WATER = 64 * 1024
@@ -51,6 +55,8 @@ cdef class NativeTransport(UVHandle):
             self.connections.unlink(self)
         if self.handle == NULL and not self.left_open:
             return
+        if self.is_left_to_its_thread():
+            return
         self.left_open = False
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
         if self.handle == NULL:
@@ -60,6 +66,20 @@ cdef class NativeTransport(UVHandle):
         self.close_handle()
         if server is not None:
             detach_from_server(server, self)
+
+    cdef bint is_left_to_its_thread(self) noexcept:
+        """Without the GIL the last reference may go on any thread: the loop's gets one more, and ends this."""
+        if not is_for_its_thread(self.loop):
+            return False
+        try:
+            self.loop.call_soon_threadsafe(self._end_here)
+        except RuntimeError:
+            # The loop closes just now.
+            return False
+        return True
+
+    def _end_here(self):
+        NativeTransport.__del__(self)
 
     # ------------------------------------------------------------------------------------------------- descriptor
 
@@ -206,6 +226,8 @@ cdef class NativeTransport(UVHandle):
 
     def set_protocol(self, protocol):
         """Make *protocol* the receiver of this connection's events from now on."""
+        if is_for_its_thread(self.loop) and self.loop.left_to_its_thread(self.set_protocol, protocol):
+            return
         self.protocol = protocol
         self.protocol_connected = True
 
@@ -241,6 +263,9 @@ cdef class NativeTransport(UVHandle):
             low = high // 4
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        if is_for_its_thread(self.loop):
+            self.loop.call_soon_threadsafe(self.set_write_buffer_limits, high, low)
+            return
         # A mark may be any number; one beyond the address space is never reached.
         self.high_water = <size_t> min(high, 1 << 62)
         self.low_water = <size_t> min(low, 1 << 62)
@@ -394,14 +419,18 @@ cdef class Connections:
 
     cdef void link(self, NativeTransport transport) noexcept:
         transport.connections = self
+        lf_lend(<PyObject*> transport)
+        lf_lock(&self.mutex)
         transport.previous_connection = NULL
         transport.next_connection = self.first
         if self.first != NULL:
             (<NativeTransport> self.first).previous_connection = <PyObject*> transport
         self.first = <PyObject*> transport
         self.count += 1
+        lf_unlock(&self.mutex)
 
     cdef void unlink(self, NativeTransport transport) noexcept:
+        lf_lock(&self.mutex)
         if transport.previous_connection != NULL:
             (<NativeTransport> transport.previous_connection).next_connection = transport.next_connection
         else:
@@ -410,6 +439,7 @@ cdef class Connections:
             (<NativeTransport> transport.next_connection).previous_connection = transport.previous_connection
         transport.next_connection = transport.previous_connection = NULL
         self.count -= 1
+        lf_unlock(&self.mutex)
         transport.connections = None
 
     def add(self, transport):
@@ -431,11 +461,36 @@ cdef class Connections:
 
     def copy(self):
         """Return a set of the transports."""
-        cdef PyObject* item = self.first
+        cdef PyObject* item
         cdef set found = set(self.others or ())
-        while item != NULL:
-            found.add(<object> item)
+        cdef PyObject** transports
+        cdef Py_ssize_t i = 0
+        cdef Py_ssize_t room
+        if not LF_FREE_THREADED:
+            item = self.first
+            while item != NULL:
+                found.add(<object> item)
+                item = (<NativeTransport> item).next_connection
+            return found
+        lf_lock(&self.mutex)
+        room = self.count
+        transports = <PyObject**> malloc(room * sizeof(PyObject*))
+        item = self.first
+        while transports != NULL and item != NULL:
+            if lf_try_incref(item):
+                transports[i] = item
+                i += 1
             item = (<NativeTransport> item).next_connection
+        lf_unlock(&self.mutex)
+        if transports == NULL and room:
+            raise MemoryError(f"no memory for {room} connections")
+        try:
+            for room in range(i):
+                found.add(<object> transports[room])
+        finally:
+            for room in range(i):
+                Py_DECREF(transports[room])
+            free(transports)
         return found
 
     def __iter__(self):

@@ -19,7 +19,8 @@ from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.core cimport (
-    BULK_READ_SIZE, GATHER_BUFFER_SIZE, READ_BUFFER_SIZE, LoopCore, LoopState, hold_gil, polls_elsewhere,
+    BULK_READ_SIZE, GATHER_BUFFER_SIZE, READ_BUFFER_SIZE, LoopCore, LoopState, hold_gil, is_for_its_thread,
+    polls_elsewhere,
 )
 from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
@@ -272,6 +273,8 @@ cdef class StreamTransport(NativeTransport):
 
     def set_protocol(self, protocol):
         """Make *protocol* the receiver of this connection's events; what was written before is sent first."""
+        if is_for_its_thread(self.loop) and self.loop.left_to_its_thread(self.set_protocol, protocol):
+            return
         if self.queued:
             self.flush()
         if isinstance(protocol, FastProtocol):
@@ -487,6 +490,9 @@ cdef class StreamTransport(NativeTransport):
         """write() in any state and of any bytes-like object."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if is_for_its_thread(self.loop):
+            self.loop.call_soon_threadsafe(self.write, bytes(data))
+            return 0
         if self.eof or self.empty_waiter is not None:
             self.check_writable("write")
         if self.conn_lost or self.handle == NULL:
@@ -509,6 +515,9 @@ cdef class StreamTransport(NativeTransport):
         if self.eof or self.empty_waiter is not None:
             self.check_writable("writelines")
         pieces = [piece if type(piece) is bytes else bytes(memoryview(piece)) for piece in list_of_data]
+        if is_for_its_thread(self.loop):
+            self.loop.call_soon_threadsafe(self.writelines, pieces)
+            return
         if self.conn_lost or self.handle == NULL:
             if any(pieces):
                 self.note_lost_write()
@@ -561,7 +570,7 @@ cdef class StreamTransport(NativeTransport):
         if self.in_flight:
             # Queued behind the request in progress, whose end sends it.
             return self.update_flow()
-        if self.at_once or self.queued > GATHER_LIMIT or self.queued > self.high_water or self.loop._thread_id is None:
+        if self.at_once or self.queued > GATHER_LIMIT or self.queued > self.high_water or self.loop.running_thread == 0:
             self.flush()
             if self.in_flight and self.write_context == NULL and not self.shares_context:
                 # resume_writing() will run in the context of this write, as on asyncio.
@@ -586,7 +595,7 @@ cdef class StreamTransport(NativeTransport):
 
     cdef int flush(self) except -1:
         """Send what has gathered; make a write request of what the kernel does not take."""
-        if self.handle == NULL:
+        if self.handle == NULL or is_for_its_thread(self.loop):
             return 0
         if polls_elsewhere(self.loop):
             return self.loop.request_turn_end(self) if self.count else 0
@@ -723,6 +732,8 @@ cdef class StreamTransport(NativeTransport):
         Args:
             enabled: False sends every write immediately, as asyncio's own transports do.
         """
+        if is_for_its_thread(self.loop) and self.loop.left_to_its_thread(self.set_write_gathering, enabled):
+            return
         self.at_once = not enabled
         if self.at_once:
             self.flush()
@@ -822,7 +833,8 @@ cdef class StreamTransport(NativeTransport):
 cdef inline bint can_gather(StreamTransport self) noexcept:
     """True if a write may simply wait for the turn's end."""
     return not (self.conn_lost or self.eof or self.at_once or self.in_flight or self.handle == NULL
-                or self.empty_waiter is not None or self.loop._thread_id is None)
+                or self.empty_waiter is not None or self.loop.running_thread == 0
+                or is_for_its_thread(self.loop))
 
 
 cdef inline int append_bytes(StreamTransport self, PyObject* data) except -1:

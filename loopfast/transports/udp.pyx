@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ, LoopCore, LoopState, hold_gil, polls_elsewhere
+from loopfast.core cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ, LoopCore, LoopState, hold_gil, is_for_its_thread, polls_elsewhere
 from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
@@ -327,6 +327,9 @@ cdef class DatagramEndpoint(NativeTransport):
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if not SENDS_EMPTY and not data:
+            return
+        if is_for_its_thread(self.loop):
+            self.loop.call_soon_threadsafe(self.sendto, bytes(data), addr)
             return
         if self.address is not None:
             if addr is not None and addr != self.address:
