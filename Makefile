@@ -95,9 +95,13 @@ wheels: $(LIBUV) $(VENV)/.extra-dev
 	@rm -rf dist build/wheel
 	$(RUN) -m build --outdir build/wheel
 	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
-	@if [ "$$(uname -s)" = Linux ]; then PATH="$(CURDIR)/$(BIN):$$PATH" $(RUN) -m auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	@if [ "$$(uname -s)" = Linux ]; then PATH="$(CURDIR)/$(BIN):$$PATH" $(RUN) -m auditwheel repair --strip --wheel-dir dist build/wheel/*.whl; \
 	else mv build/wheel/*.whl dist/; fi
 	@ls -l dist
+
+## release-check: all that a release needs short of uploading (ARGS="--quick --draft" leaves out the tests and the date)
+release-check: build $(VENV)/.extra-dev
+	@$(RUN) tests/release_check.py $(ARGS)
 
 ## lint: style of Python and Cython sources
 lint: $(VENV)/.extra-dev
@@ -119,7 +123,7 @@ $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels lint typecheck clean \
+.PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels release-check lint typecheck clean \
 	build installed $(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------

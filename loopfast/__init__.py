@@ -17,15 +17,15 @@ if sys.platform == "win32":
 try:
     from loopfast._loop import Loop
     from loopfast.buildinfo import libuv_version
-except ModuleNotFoundError as exc:
-    if exc.name is None or not exc.name.startswith("loopfast."):
+except ModuleNotFoundError as _missing:
+    if _missing.name is None or not _missing.name.startswith("loopfast."):
         raise
     raise ImportError(
-        f"loopfast is not built: its compiled module {exc.name!r} is missing from {__path__[0]!r}. "
+        f"loopfast is not built: its compiled module {_missing.name!r} is missing from {__path__[0]!r}. "
         "Install a wheel, or build the source tree with `pip install -e .`; when the current directory is a source "
         "tree that has not been built, run Python from another directory.",
-        name=exc.name,
-    ) from exc
+        name=_missing.name,
+    ) from _missing
 
 from loopfast._install import install, uninstall
 from loopfast._run import new_event_loop, run
