@@ -78,6 +78,16 @@ parity: build $(VENV)/.extra-test
 interop: build $(VENV)/.extra-test $(VENV)/.extra-interop
 	$(PYTEST) tests/interop -m interop $(ARGS)
 
+## docs: the documentation site, strictly, into build/docs/html; its links checked, every example run
+docs: build $(VENV)/.extra-test $(VENV)/.extra-interop $(VENV)/.extra-docs
+	$(RUN) -m sphinx -q -W --keep-going -E -d build/docs/trees docs build/docs/html
+	$(RUN) docs/check.py build/docs/html
+	$(PYTEST) tests/docs -m "interop or not interop" $(ARGS)
+
+## compatibility: run what has changed of the tests on both loops and write docs/compatibility.md (ARGS=--all)
+compatibility: build $(VENV)/.extra-test $(VENV)/.extra-interop
+	@$(RUN) -m tests.compatibility run $(ARGS)
+
 ## torture: each system call and allocation of every scenario fails in turn, then hostile arguments (ARGS="--seconds 600 --seed 1")
 torture: build $(VENV)/.extra-test
 	@$(RUN) tests/faults/torture.py $(ARGS)
@@ -118,12 +128,13 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER := tsan docs
+LATER := tsan
 $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
-.PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels release-check lint typecheck clean \
+.PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels \
+	release-check lint typecheck clean docs compatibility \
 	build installed $(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
