@@ -84,8 +84,8 @@ PLANNED = re.compile(r"^(?P<page>[a-z-]+)\n", re.MULTILINE)
 def mend_links(text: str, origin: str, docname: str) -> str:
     """Return Markdown *text* of the file *origin* with links to other files as the page *docname* needs them.
 
-    A link to a file that is a page leads to the page; one to any other file of the repository stays as text, since
-    the site does not carry it.
+    A link to a file that is a page leads to the page. One to a page that is planned, or to any other file of the
+    repository, which the site does not carry, stays as text.
 
     Args:
         origin: path of the file, relative to the repository.
@@ -101,6 +101,8 @@ def mend_links(text: str, origin: str, docname: str) -> str:
             page = REPOSITORY[path] + ".md"
         elif path.startswith("docs/") and path.endswith(".md") and (ROOT / path).is_file():
             page = path.removeprefix("docs/")
+        elif path.startswith("docs/") and posixpath.dirname(path) == "docs" and path[5:-3] in planned():
+            return match["text"]
         elif path.startswith("docs/"):
             return match[0]
         elif (ROOT / path).exists():
@@ -111,6 +113,11 @@ def mend_links(text: str, origin: str, docname: str) -> str:
         return f"[{match['text']}]({page}{'#' * bool(anchor)}{anchor})"
 
     return outside_code(text, lambda part: LINK.sub(mend, part))
+
+
+def planned() -> set[str]:
+    """The pages that the table of contents names, there or not."""
+    return set(PLANNED.findall((DOCS / "index.md").read_text(encoding="utf-8")))
 
 
 def outside_code(text: str, change: Any) -> str:
@@ -144,7 +151,7 @@ def published_run() -> str:
     report = RESULTS / "report.md"
     if not report.is_file():
         return "There is none in this copy of the repository: `bench/results/` is empty."
-    # Blocks are separated by blank lines: the conditions, the summary, then every workload, which the page shows better.
+    # Blocks with blank lines between: the conditions, the summary, then every workload, which the page shows better.
     conditions, summary, *_ = report.read_text(encoding="utf-8").split("\n\n")
     files = sorted(path.name for path in RESULTS.iterdir() if path.suffix in (".html", ".json", ".md"))
     links = ", ".join(f'<a href="results/{name}">{name}</a>' for name in files)
