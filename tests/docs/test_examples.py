@@ -27,7 +27,10 @@ from blocks import Block, blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [*sorted(path for path in DOCS.glob("*.md") if path.name != "README.md"), ROOT / "README.md"]
+#: Pages whose examples have tests of their own.
+ELSEWHERE = {"integrations.md": ROOT / "tests" / "interop" / "test_recipes.py"}
+PAGES = sorted(path for path in DOCS.glob("*.md") if path.name not in ("README.md", *ELSEWHERE))
+PAGES.append(ROOT / "README.md")
 LOCALHOST = "127.0.0.1"
 #: The port that examples use; each server gets a free one in its place.
 PORT = "8000"
@@ -293,6 +296,11 @@ def whole_group(process: subprocess.Popen[Any]) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_page_that_is_not_run_here_is_run_elsewhere(name: str) -> None:
+    assert not (DOCS / name).exists() or f'"{name}"' in ELSEWHERE[name].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
