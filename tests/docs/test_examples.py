@@ -83,6 +83,8 @@ class Page:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = PORT
+        #: The files of the page, by name, with the port as it is printed.
+        self.files: dict[str, str] = {}
         self.server: subprocess.Popen[bytes] | None = None
         self.server_log = folder / ".server-log"
         self.output: str | None = None
@@ -117,21 +119,29 @@ class Page:
             assert known, f"{block}: nobody knows what to do with a block of {block.language!r}"
 
     def text(self, block: Block) -> str:
-        return re.sub(rf"\b{PORT}\b", self.port, block.text)
+        return self.with_port(block.text)
 
-    def keep(self, block: Block, name: str) -> Path:
-        path = self.folder / name
-        path.write_text(self.text(block), encoding="utf-8")
-        if path.suffix == ".py":
+    def with_port(self, text: str) -> str:
+        return re.sub(rf"\b{PORT}\b", self.port, text)
+
+    def choose_port(self) -> None:
+        """Take a free port in the place of the printed one, in the files, too."""
+        with socket.socket() as sock:
+            sock.bind((LOCALHOST, 0))
+            self.port = str(sock.getsockname()[1])
+        for name, text in self.files.items():
+            (self.folder / name).write_text(self.with_port(text), encoding="utf-8")
+
+    def keep(self, block: Block, name: str, setup: str = "") -> None:
+        if name.endswith(".py"):
             compile(block.text, f"{block} {name}", "exec")
-        return path
+        self.files[name] = f"{setup}\n{block.text}" if setup else block.text
+        (self.folder / name).write_text(self.with_port(self.files[name]), encoding="utf-8")
 
     def python(self, block: Block) -> list[str]:
         """The command for a program, which is a file, as many start processes that import it."""
         name = block.how.get("server") or f"example_{block.line}.py"
-        path = self.keep(block, name)
-        if setup := block.how.get("setup"):
-            path.write_text(f"{setup}\n{path.read_text()}")
+        self.keep(block, name, block.how.get("setup", ""))
         return [sys.executable, name]
 
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[Any]:
@@ -165,9 +175,7 @@ class Page:
     def serve(self, block: Block) -> None:
         """Start a server that goes on until the next one starts or the page ends."""
         self.stop()
-        with socket.socket() as sock:
-            sock.bind((LOCALHOST, 0))
-            self.port = str(sock.getsockname()[1])
+        self.choose_port()
         if block.language == "python":
             command = self.python(block)
         else:
@@ -271,9 +279,7 @@ class Page:
             if word in ("CMD", "ENTRYPOINT"):
                 command = json.loads(rest)
         self.stop()
-        with socket.socket() as sock:
-            sock.bind((LOCALHOST, 0))
-            self.port = str(sock.getsockname()[1])
+        self.choose_port()
         self.begin(block, [word if word != PORT else self.port for word in command])
 
 
