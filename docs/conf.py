@@ -30,17 +30,6 @@ release = version = runpy.run_path(str(ROOT / "loopfast/_version.py"))["__versio
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["README.md"]
-nitpicky = True
-# Names that docstrings use for what is not documented here: the standard library's, and type variables.
-nitpick_ignore_regex = [
-    ("py:.*", r"(asyncio|socket|ssl|os|collections|contextvars|typing|types|enum|pathlib)\..*"),
-    ("py:.*", r"(loopfast\._run\.)?_T"),
-    ("py:.*", r"loopfast\.(_policy|_loop|_watch|baseloop|core)\..*"),
-    ("py:class", r"(Any|Path|Coroutine|Callable|PathLike|BaseLoop|coroutine)"),
-    # A single backtick in a docstring may be any word of code.
-    ("py:obj", r".*"),
-    ("py:exc", r"[A-Z][A-Za-z]*Error|StopAsyncIteration"),
-]
 smartquotes = False  # two hyphens begin an option
 # A single backtick in a docstring is a name, linked where it is documented.
 default_role = "py:obj"
@@ -226,8 +215,15 @@ class InlineDrawings(SphinxPostTransform):
                 image.replace_self(nodes.raw("", f'<div class="drawn">{text}</div>', format="html"))
 
 
+def keep_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from taking what stands before a colon in the comment of an attribute for its type."""
+    if what in ("attribute", "property", "data"):
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", fill_in)
+    app.connect("autodoc-process-docstring", keep_colons, priority=100)
     app.connect("build-finished", copy_results)
     app.add_post_transform(InlineDrawings)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
