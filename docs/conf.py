@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ release = version = runpy.run_path(str(ROOT / "loopfast/_version.py"))["__versio
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["README.md"]
-smartquotes = False  # two hyphens begin an option
 # A single backtick in a docstring is a name, linked where it is documented.
 default_role = "py:obj"
 autodoc_typehints = "signature"
@@ -179,7 +179,8 @@ def published_run() -> str:
             "*tie*: its 95 % interval holds 1. The rows `idle.*` compare memory for a connection instead.",
             "\n".join(f"| {' | '.join(line)} |" for line in lines),
             "### Conditions",
-            conditions,
+            # Two hyphens would become a dash.
+            re.sub(r"(?<= )--[\w-]+", r"`\g<0>`", conditions),
         ]
     )
 
@@ -215,15 +216,27 @@ class InlineDrawings(SphinxPostTransform):
                 image.replace_self(nodes.raw("", f'<div class="drawn">{text}</div>', format="html"))
 
 
-def keep_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Keep napoleon from taking what stands before a colon in the comment of an attribute for its type."""
-    if what in ("attribute", "property", "data"):
-        lines.insert(0, "")
+# --------------------------------------------------------------------------------------------------------- docstrings
+
+
+def whole_comment(docstring: GoogleDocstring) -> list[str]:
+    """The comment of an attribute as it is: napoleon takes what stands before a colon in it for its type."""
+    return docstring._dedent(docstring._consume_to_end())
+
+
+def hide_constructor(app: Sphinx, what: str, name: str, *rest: Any) -> tuple[str, None] | None:
+    """Show no arguments of classes whose objects users are given, and do not make."""
+    return ("", None) if what == "class" and name in MADE_BY_US else None
+
+
+#: Documented by automodule, where a directive of their own would say so.
+MADE_BY_US = {f"loopfast.fs.{name}" for name in ("BinaryFile", "DirEntry", "Opening", "ScanDir", "TextFile")}
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", fill_in)
-    app.connect("autodoc-process-docstring", keep_colons, priority=100)
+    app.connect("autodoc-process-signature", hide_constructor)
+    GoogleDocstring._parse_attribute_docstring = whole_comment
     app.connect("build-finished", copy_results)
     app.add_post_transform(InlineDrawings)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
