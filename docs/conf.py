@@ -64,7 +64,7 @@ REPOSITORY = {
     "bench/README.md": "repository/bench",
     "vendor/README.md": "repository/vendor",
 }
-LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
 
 #: A line of a table of contents. Pages that are planned are named there before they exist.
@@ -87,6 +87,8 @@ def mend_links(text: str, origin: str, docname: str) -> str:
         if not target or "://" in target or target.startswith("mailto:"):
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
+        if match["image"]:
+            return f"![{match['text']}]({posixpath.relpath(path, posixpath.join('docs', here))})"
         if path in REPOSITORY:
             page = REPOSITORY[path] + ".md"
         elif path.startswith("docs/") and path.endswith(".md") and (ROOT / path).is_file():
@@ -147,23 +149,12 @@ def published_run() -> str:
     file = result_file()
     if file is None:
         return "There is none in this copy of the repository: `bench/results/` is empty."
-    from bench.suite import show, stats
+    from bench.suite import show
     from bench.suite.results import Results
 
     results = Results.load(file)
     # Blocks with blank lines between: the conditions, the summary, then more than fits here.
     conditions, summary, *_ = show.markdown(results).split("\n\n")
-    names = [name for name in dict.fromkeys(name for row in results.rows for name in row.cells) if name != show.BASE]
-
-    def cell(row: Any, name: str) -> str:
-        ratio = show.ratio_to_base(row, name)
-        if ratio is None:
-            return "failed" if name in row.cells else ""
-        assert isinstance(ratio, stats.Ratio)
-        return f"{ratio.middle:.2f} tie" if ratio.tie else f"{ratio.middle:.2f}"
-
-    lines = [["workload", *names], ["---", *["---:"] * len(names)]]
-    lines += [[f"`{row.name}`", *(cell(row, name) for name in names)] for row in results.rows]
     charts = [
         f'<img class="chart" src="results/{path.name}" alt="Chart: {path.stem.replace("-", " ")}">'
         for path in sorted(RESULTS.glob("*.svg"))
@@ -175,9 +166,9 @@ def published_run() -> str:
             summary,
             *charts,
             "### Every workload",
-            "How many times faster than asyncio, as the geometric mean over the rounds: 2.00 takes half of the time. "
-            "*tie*: its 95 % interval holds 1. The rows `idle.*` compare memory for a connection instead.",
-            "\n".join(f"| {' | '.join(line)} |" for line in lines),
+            "How many times as fast as asyncio; of servers the ratio of processor time per message, of memory "
+            "(`idle.*`) that of bytes. ~ is a tie: the 95 % interval holds 1. The largest is bold, by noise perhaps.",
+            show.brief(results),
             "### Conditions",
             # Two hyphens would become a dash.
             re.sub(r"(?<= )--[\w-]+", r"`\g<0>`", conditions),
