@@ -155,9 +155,10 @@ def published_run() -> str:
     results = Results.load(file)
     # Blocks with blank lines between: the conditions, the summary, then more than fits here.
     conditions, summary, *_ = show.markdown(results).split("\n\n")
+    # Each leads to itself: whole, it is larger than the column of a page, let alone a phone.
     charts = [
-        f'<img class="chart" src="results/{path.name}" alt="Chart: {path.stem.replace("-", " ")}">'
-        for path in sorted(RESULTS.glob("*.svg"))
+        f'<a href="results/{path.name}"><img class="chart" src="results/{path.name}" alt="Chart: {path.stem}"></a>'
+        for path in sorted(RESULTS.glob("*.svg"), key=lambda path: (path.stem != "overview", path.stem))
     ]
     return "\n\n".join(
         [
