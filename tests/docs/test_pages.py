@@ -30,6 +30,19 @@ def test_every_environment_variable_is_documented() -> None:
     assert told - used == set(), "docs/troubleshooting.md lists what nobody reads"
 
 
+def test_errors_of_builds_are_quoted_as_they_are() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    table = page.partition("## It does not build")[2].partition("**Without")[0]
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in (*(ROOT / "vendor").glob("*.py"), ROOT / "loopfast/__init__.py")
+    )
+    quotations = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(quotations) == 5
+    for piece in (piece.strip(" :") for text in quotations for piece in text.replace("'cc'", "...").split("...")):
+        # Literals are split over lines.
+        assert piece in re.sub(r'"\s+f?"', "", code), piece
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     text = (DOCS / "reference.md").read_text(encoding="utf-8") + "".join(
         path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")
