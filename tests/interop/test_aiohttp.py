@@ -294,9 +294,10 @@ def test_run_app_ends_on_a_signal_after_the_request_in_flight(loop_kind, tmp_pat
     """Its signal handlers raise a SystemExit out of the loop."""
     (tmp_path / "program.py").write_text(RUN_APP)
     tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join([os.path.dirname(tests), tests])
     with (
         socket.create_server((LOCALHOST, 0)) as release,
-        python(tmp_path / "program.py", loop_kind, str(release.getsockname()[1]), PYTHONPATH=tests) as server,
+        python(tmp_path / "program.py", loop_kind, str(release.getsockname()[1]), PYTHONPATH=path) as server,
     ):
         release.settimeout(PATIENCE)
         port = int(server.expect(r"Running on http://127\.0\.0\.1:(\d+)")[1])
