@@ -305,6 +305,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             self._executor_chosen
             or self._executor_shutdown_called
             or socket.getaddrinfo is not _GETADDRINFO
+            or cast(Any, base_events).socket is not socket
             or type(self).run_in_executor is not _RUN_IN_EXECUTOR
         )
 

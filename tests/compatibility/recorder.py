@@ -43,7 +43,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         if report.skipped and isinstance(report.longrepr, tuple):
             _reasons[case] = str(report.longrepr[2]).removeprefix("Skipped: ")
     if "only" in properties:
-        _reasons[case] = str(properties["only"])
+        # Of a case that was skipped as well, that is the reason.
+        _reasons.setdefault(case, str(properties["only"]))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import types
 from functools import partial
 from pathlib import Path
 
@@ -127,6 +128,13 @@ def test_a_replaced_executor_is_asked(loop):
 async def test_a_replaced_getaddrinfo_is_asked(loop, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: [args])
     assert await loop.getaddrinfo("localhost", 80, proto=6) == [("localhost", 80, 0, 0, 6, 0)]
+
+
+async def test_a_replaced_module_of_asyncios_is_asked(loop, monkeypatch):
+    """As CPython's own tests do it."""
+    module = types.SimpleNamespace(getaddrinfo=lambda *args: [args])
+    monkeypatch.setattr(asyncio.base_events, "socket", module)
+    assert await loop.getaddrinfo("localhost", 80) == [("localhost", 80, 0, 0, 0, 0)]
 
 
 def test_after_the_executors_shutdown(loop):
