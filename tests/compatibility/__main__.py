@@ -133,11 +133,18 @@ def summary(path: Path, outcomes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_parity(jobs: int, timeout: float) -> dict[str, dict[str, int]]:
-    """Run CPython's own tests on both loops and count, module by module, the outcomes that are the same."""
-    modules = parity.available(parity.MODULES)
-    if not modules:
+def run_parity(known: dict[str, dict[str, int]], jobs: int, timeout: float) -> dict[str, dict[str, int]]:
+    """Run CPython's own tests on both loops and count, module by module, the outcomes that are the same.
+
+    Args:
+        known: earlier counts. What was the same then is not run again.
+    """
+    available = parity.available(parity.MODULES)
+    if not available:
         raise SystemExit("this interpreter ships no test.test_asyncio")
+    kept = {module: known[module] for module in available if module in known}
+    kept = {module: counts for module, counts in kept.items() if counts["same"] == counts["asyncio"]}
+    modules = [module for module in available if module not in kept]
 
     def compare(module: str) -> dict[str, int]:
         theirs, _ = parity.run("asyncio", module, timeout)
@@ -154,7 +161,7 @@ def run_parity(jobs: int, timeout: float) -> dict[str, dict[str, int]]:
         }
 
     with ThreadPoolExecutor(jobs) as pool:
-        return dict(zip(modules, pool.map(compare, modules), strict=True))
+        return kept | dict(zip(modules, pool.map(compare, modules), strict=True))
 
 
 def machine() -> dict[str, str]:
@@ -335,16 +342,17 @@ def main(words: Sequence[str] | None = None) -> int:
             everything = options.all or is_other_python
             paths = all_files() if everything else stale(results)
             kept = {} if everything else results["files"]
-            known = {key(path) for path in all_files()}
-            results["files"] = {name: counts for name, counts in kept.items() if name in known}
+            names = {key(path) for path in all_files()}
+            results["files"] = {name: counts for name, counts in kept.items() if name in names}
             for area in (*AREAS, INTEROP):
                 if of_area := [path for path in paths if path.parent.name == area]:
                     # Kept area by area: a run that is cut short goes on where it was.
                     results["files"] |= run_files(of_area, options.jobs)
                     results["machine"] = machine()
                     save(results)
-        if options.only != "behaviour" and (options.all or version not in results["parity"]):
-            results["parity"][version] = run_parity(options.jobs, options.timeout)
+        if options.only != "behaviour":
+            known = {} if options.all else results["parity"].get(version, {})
+            results["parity"][version] = run_parity(known, options.jobs, options.timeout)
             save(results)
     PAGE.write_text(render(results), encoding="utf-8")
     failed = sum(counts["failed"] for counts in results["files"].values())

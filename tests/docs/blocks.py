@@ -8,7 +8,7 @@ from pathlib import Path
 
 FENCE = re.compile(r"^(?P<marks>```+|~~~+) *(?P<info>.*)$")
 COMMENT = re.compile(r"<!-- *example: *(?P<text>.*?) *-->", re.DOTALL)
-CLAUSES = ("file", "server", "output", "not run", "needs", "quoted from", "until", "meanwhile", "setup")
+CLAUSES = ("file", "server", "output", "not run", "needs", "quoted from", "until", "meanwhile", "inside", "setup")
 
 
 @dataclass

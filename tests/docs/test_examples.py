@@ -7,6 +7,7 @@ describes the comments that say how.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +143,8 @@ class Page:
     def python(self, block: Block) -> list[str]:
         """The command for a program, which is a file, as many start processes that import it."""
         name = block.how.get("server") or f"example_{block.line}.py"
+        if "inside" in block.how:
+            block = dataclasses.replace(block, text=COROUTINE.format(textwrap.indent(block.text, "    ")))
         self.keep(block, name, block.how.get("setup", ""))
         return [sys.executable, name]
 
@@ -283,6 +287,14 @@ class Page:
         self.begin(block, [word if word != PORT else self.port for word in command])
 
 
+#: Around a block that is a part of a coroutine.
+COROUTINE = """import asyncio
+import loopfast
+async def main():
+    loop = asyncio.get_running_loop()
+{}
+loopfast.run(main())
+"""
 DOCKERFILE = "FROM RUN COPY USER WORKDIR EXPOSE CMD ENTRYPOINT ENV ARG LABEL HEALTHCHECK STOPSIGNAL VOLUME".split()
 
 
