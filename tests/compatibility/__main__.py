@@ -232,7 +232,7 @@ def render(results: dict[str, Any]) -> str:
         table(headings, rows),
         "A row counts test cases. *Same on both*: the case passed on loopfast and on asyncio. *Loopfast or once*: the "
         "case is about what loopfast adds or does [otherwise](#where-one-loop-stands-alone), or compares both itself; "
-        "it passed. *Left out*: something that the test needs is not on that machine.",
+        "it passed. *Left out*: something that the test needs is not there, or not in that version of Python.",
         "## What differs on purpose",
         section("Where it differs from asyncio"),
         "## CPython's own asyncio tests",
