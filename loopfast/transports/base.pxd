@@ -134,6 +134,9 @@ cdef class NativeTransport(UVHandle):
     cdef int claim(self, LoopCore loop, int fd, object sock) except -1
     cdef object socket_object(self)
     cdef object name_of_peer(self)
+    cdef object own_name(self)
+    # What get_extra_info() answers from what the transport itself knows.
+    cdef object info_on(self, object name, object default)
     cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra, object context) except -1
     # Schedule connection_made(), then begin(), then the waiter's result, in this order.
     cdef int start(self, object waiter) except -1

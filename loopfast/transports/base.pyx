@@ -7,7 +7,7 @@ import asyncio
 import socket
 import warnings
 import weakref
-from asyncio import futures, trsock
+from asyncio import futures, transports, trsock
 from asyncio.log import logger
 
 cimport cython
@@ -25,6 +25,8 @@ cdef enum:
     DEFAULT_HIGH_WATER = 64 * 1024
 
 cdef object set_result_unless_cancelled = futures._set_result_unless_cancelled
+cdef object base_transport = transports.BaseTransport
+cdef object base_get_extra_info = base_transport.get_extra_info
 
 
 cdef class FastProtocol:
@@ -94,6 +96,9 @@ cdef class NativeTransport(UVHandle):
     cdef object name_of_peer(self):
         return end_name(self.socket_object().getpeername) if self.handle != NULL else None
 
+    cdef object own_name(self):
+        return end_name(self.socket_object().getsockname) if self.handle != NULL else None
+
     cdef int release_socket(self) except -1:
         """Before libuv closes the descriptor: part it from the socket object."""
         if self.fd >= 0:
@@ -121,6 +126,12 @@ cdef class NativeTransport(UVHandle):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.BaseTransport.get_extra_info
         """
+        # asyncio's own transports inherit this method: replaced in the class, as tests do, it is replaced for them all.
+        if base_transport.get_extra_info is not base_get_extra_info:
+            return replaced_get_extra_info(self, name, default)
+        return self.info_on(name, default)
+
+    cdef object info_on(self, object name, object default):
         if self.extra is not None and name in self.extra:
             return self.extra[name]
         if name == "peername":
@@ -128,8 +139,8 @@ cdef class NativeTransport(UVHandle):
                 self.peername = self.name_of_peer()
             return self.peername
         if name == "sockname":
-            if self.sockname is None and self.handle != NULL:
-                self.sockname = end_name(self.socket_object().getsockname)
+            if self.sockname is None:
+                self.sockname = self.own_name()
             return self.sockname
         if name == "socket":
             if self.handle != NULL:
@@ -146,7 +157,7 @@ cdef class NativeTransport(UVHandle):
 
     @property
     def _extra(self):
-        names = {name: self.get_extra_info(name) for name in ("socket", "sockname", "peername")}
+        names = {name: self.info_on(name, None) for name in ("socket", "sockname", "peername")}
         return {**names, **(self.extra or {})}
 
     @property
@@ -397,6 +408,14 @@ cdef object closed_socket():
     sock = socket.socket()
     sock.close()
     return sock
+
+
+cdef object replaced_get_extra_info(object transport, object name, object default):
+    """As asyncio's own transports find what stands in `asyncio.BaseTransport` in its place."""
+    method = base_transport.__dict__["get_extra_info"]
+    if hasattr(type(method), "__get__"):
+        method = method.__get__(transport, type(transport))
+    return method(name) if default is None else method(name, default)
 
 
 cdef object end_name(object ask):

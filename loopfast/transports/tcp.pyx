@@ -43,18 +43,16 @@ cdef class SocketStream(StreamTransport):
             self.sockname = end_name(self.socket_object().getsockname)
         return StreamTransport.release_socket(self)
 
-    def get_extra_info(self, name, default=None):
-        """Return what is known of the connection under *name*, as `NativeTransport.get_extra_info`."""
+    cdef object own_name(self):
         cdef char host[64]
         cdef int port = 0
         cdef unsigned int flow = 0
         cdef unsigned int scope = 0
-        if name == "sockname" and self.sockname is None and self.handle == NULL and self.local.any.sa_family:
-            lf_show_address(&self.local.any, host, sizeof(host), &port, &flow, &scope)
-            self.sockname = (host.decode("ascii"), port)
-            if self.local.any.sa_family == AF_INET6:
-                self.sockname += (flow, scope)
-        return StreamTransport.get_extra_info(self, name, default)
+        if self.handle != NULL or not self.local.any.sa_family:
+            return StreamTransport.own_name(self)
+        lf_show_address(&self.local.any, host, sizeof(host), &port, &flow, &scope)
+        name = (host.decode("ascii"), port)
+        return name + (flow, scope) if self.local.any.sa_family == AF_INET6 else name
 
     cdef int shut_down_writing(self) except -1:
         cdef int status = lf_shutdown_write(self.fd)

@@ -16,6 +16,7 @@ from support import (
     LOCALHOST,
     Echo,
     Recorder,
+    datagram_endpoint,
     gc_disabled,
     open_descriptors,
     pattern,
@@ -104,6 +105,43 @@ async def test_what_a_transport_is(loop):
         transport.close()
         await protocol.lost
         assert transport.get_extra_info("peername") == address
+
+
+class Named:
+    """Stands in a class for a method, and is found without the instance, as a mock is."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, *args):
+        self.calls.append(args)
+        return self
+
+
+async def test_get_extra_info_replaced_in_asyncios_class(loop, monkeypatch):
+    # Nothing between asyncio's own transports and BaseTransport defines the method: replaced there, by a test suite or
+    # a tracer, it is replaced for all of them.
+    async with serving(Echo) as (_, address), datagram_endpoint() as (endpoint, _):
+        transport, protocol = await connect(address)
+        info = Named()
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.BaseTransport, "get_extra_info", info)
+            assert transport.get_extra_info("peername") is info
+            assert endpoint.get_extra_info("sockname", 7) is info
+        assert info.calls == [("peername",), ("sockname", 7)]
+
+        original = asyncio.BaseTransport.get_extra_info
+
+        def shown(self, name, default=None):
+            return self, name, original(self, name, default)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.BaseTransport, "get_extra_info", shown)
+            assert transport.get_extra_info("peername") == (transport, "peername", address)
+            assert transport.get_extra_info("nothing", 7) == (transport, "nothing", 7)
+        assert transport.get_extra_info("peername") == address
+        transport.close()
+        await protocol.lost
 
 
 async def test_the_socket_of_a_transport_is_one_object(loop):
