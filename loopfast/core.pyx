@@ -11,7 +11,7 @@ import types
 from asyncio import base_events
 
 cimport cython
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
@@ -454,6 +454,17 @@ cdef class LoopCore(CallbackQueues):
     def time(self) -> float:
         """Return the loop's clock, that of ``time.monotonic()``, in seconds."""
         return lf_monotonic()
+
+    # asyncio asks the loop for the time at each turn: a test that replaces time() on a loop moves its timers.
+    def __setattr__(self, name, value):
+        PyObject_GenericSetAttr(self, name, value)
+        if name == "time":
+            self.has_own_clock = True
+
+    def __delattr__(self, name):
+        object.__delattr__(self, name)
+        if name == "time":
+            self.has_own_clock = type(self).time is not LoopCore.time
 
     # ------------------------------------------------------------------------------------------------- timers
 

@@ -8,6 +8,7 @@ import statistics
 import time
 
 import pytest
+from support import settle
 
 
 def test_time_is_monotonic_time(loop):
@@ -254,6 +255,29 @@ def test_a_long_timer_beside_short_ones(loop):
     for _ in range(20):
         assert loop.run_until_complete(asyncio.sleep(0.0005, 1)) == 1
     long.cancel()
+
+
+async def test_time_replaced_on_a_loop(loop, monkeypatch):
+    # As test suites do to make a long timeout pass.
+    fired = []
+    start = loop.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", lambda: start)
+        loop.call_at(start + 1000, fired.append, "at")
+        loop.call_later(2000, fired.append, "later")
+        await settle()
+        assert fired == []
+        patch.setattr(loop, "time", lambda: start + 1000)
+        await settle()
+        assert fired == ["at"]
+        patch.setattr(loop, "time", lambda: start + 3000)
+        await settle()
+        assert fired == ["at", "later"]
+    assert start <= loop.time() < start + 1000
+    pending = loop.call_later(1000, fired.append, "too early")
+    await asyncio.sleep(0.001)
+    assert fired == ["at", "later"]
+    pending.cancel()
 
 
 def test_a_subclass_with_a_clock_of_its_own(loop):
