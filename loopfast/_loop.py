@@ -181,6 +181,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             self._closed = True
         else:
             super().close()
+        if self._binding is not None:
+            self._binding._asyncio_closes()
         self._close_core()
         pidfds, self._pidfds = self._pidfds, None
         for pidfd in pidfds or ():

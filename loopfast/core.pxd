@@ -170,6 +170,8 @@ cdef class LoopCore(CallbackQueues):
     cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets
     # What our own Python half stores on it.
     cdef public object _previous_wakeup_fd, _installed_meanwhile, _pidfds, _executor_chosen
+    # What loopfast.uv has on this loop, or None: told when the loop closes.
+    cdef public object _binding
     cdef object __weakref__
 
     # --- for the modules above

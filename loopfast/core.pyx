@@ -163,6 +163,11 @@ cdef void after_poll(uv.uv_check_t* handle) noexcept:
     hold_gil(<LoopState*> handle.data)
 
 
+cdef void enter_from_callback(uv.uv_loop_t* loop) noexcept:
+    """For callbacks that other modules have put on a loop of ours."""
+    hold_gil(<LoopState*> loop.data)
+
+
 cdef void close_foreign(uv.uv_handle_t* handle, void* arg) noexcept nogil:
     """Close what somebody made on this loop through libuv_get_loop_t_ptr() and left open."""
     if not uv.uv_is_closing(handle):
@@ -1011,6 +1016,10 @@ cdef class LoopCore(CallbackQueues):
         """
         self.check_open()
         return PyCapsule_New(&self.state.loop, NULL, NULL)
+
+    def _libuv_enter_ptr(self):
+        """Return a ``PyCapsule`` with the ``void f(uv_loop_t*)`` that libuv callbacks made elsewhere must begin with."""
+        return PyCapsule_New(<void*> enter_from_callback, NULL, NULL)
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers

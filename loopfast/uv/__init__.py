@@ -1,61 +1,239 @@
 """The low-level libuv binding: a cffi API-mode module on the very libuv that loopfast's event loop runs on.
 
-`lib` holds libuv's functions and constants under their own names (https://docs.libuv.org), `ffi` makes and casts C
-data. A handle made here on `loop_pointer(loop)` is an equal of the loop's own. Rules libuv sets: call into a loop only
-from the thread that runs it; keep a handle's memory and its callback alive until its close callback has run.
+`Loop()` is a loop of one's own, `Loop.of(asyncio_loop)` the one below an asyncio loop; `TCP`, `Timer` and the other
+handles work on both. Names and order follow libuv's documentation (https://docs.libuv.org), a module per chapter.
+
+`lib` holds libuv's functions and constants under their own names, and `ffi` makes and casts C data: below the rules that
+the classes enforce, libuv's own apply. Call into a loop only from the thread that runs it; keep a handle's memory and its
+callback alive until its close callback has run.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
+from loopfast.uv import _library, errors, fs  # noqa: F401 - the first one refuses another libuv
+from loopfast.uv._stat import Stat
 from loopfast.uv._uv import ffi, lib
+from loopfast.uv.async_ import Async
+from loopfast.uv.check import Check
+from loopfast.uv.dns import (
+    AddrInfo,
+    GetAddrInfoRequest,
+    GetNameInfoRequest,
+    getaddrinfo,
+    getnameinfo,
+    inet_ntop,
+    inet_pton,
+)
+from loopfast.uv.errors import err_name, strerror, translate_sys_error
+from loopfast.uv.fs import FSRequest
+from loopfast.uv.fs_event import FSEvent, FSEventFlag, FSEventKind
+from loopfast.uv.fs_poll import FSPoll
+from loopfast.uv.handle import Handle, HandleType, handle_type_name
+from loopfast.uv.idle import Idle
+from loopfast.uv.loop import Loop, LoopOption, RunMode, loop_pointer
+from loopfast.uv.metrics import Metrics, metrics_idle_time, metrics_info
+from loopfast.uv.misc import (
+    ClockID,
+    CPUInfo,
+    CPUTimes,
+    Group,
+    InterfaceAddress,
+    Passwd,
+    Priority,
+    RandomRequest,
+    ResourceUsage,
+    TimeSpec,
+    UTSName,
+    available_parallelism,
+    chdir,
+    clock_gettime,
+    cpu_info,
+    cwd,
+    exepath,
+    get_available_memory,
+    get_constrained_memory,
+    get_free_memory,
+    get_total_memory,
+    getrusage,
+    getrusage_thread,
+    gettimeofday,
+    guess_handle,
+    hrtime,
+    if_indextoiid,
+    if_indextoname,
+    interface_addresses,
+    loadavg,
+    os_environ,
+    os_get_group,
+    os_get_passwd,
+    os_getenv,
+    os_gethostname,
+    os_getpid,
+    os_getppid,
+    os_getpriority,
+    os_homedir,
+    os_setenv,
+    os_setpriority,
+    os_tmpdir,
+    os_uname,
+    os_unsetenv,
+    random,
+    resident_set_memory,
+    sleep,
+    uptime,
+    version,
+    version_number,
+)
+from loopfast.uv.pipe_ import Pipe, PipeFlag, pipe
+from loopfast.uv.poll import Poll, PollEvent
+from loopfast.uv.prepare import Prepare
+from loopfast.uv.process import Process, ProcessFlag, StdioFlag, disable_stdio_inheritance, kill
+from loopfast.uv.request import Request, RequestType, request_type_name
+from loopfast.uv.signal import Signal
+from loopfast.uv.stream import ConnectRequest, ShutdownRequest, Stream, WriteRequest
+from loopfast.uv.tcp import TCP, TCPFlag, socketpair
+from loopfast.uv.thread import (
+    ThreadPriority,
+    cpumask_size,
+    thread_getaffinity,
+    thread_getcpu,
+    thread_getname,
+    thread_getpriority,
+    thread_setaffinity,
+    thread_setname,
+    thread_setpriority,
+)
+from loopfast.uv.threadpool import WorkRequest, queue_work
+from loopfast.uv.timer import Timer
+from loopfast.uv.tty import TTY, TTYMode, VTermState, tty_get_vterm_state, tty_reset_mode, tty_set_vterm_state
+from loopfast.uv.udp import UDP, Membership, UDPFlag, UDPSendRequest
 
-__all__ = ["ffi", "lib", "loop_pointer", "version"]
-
-
-def version() -> str:
-    """The version of the libuv that is loaded, such as "1.52.1" (uv_version_string)."""
-    return _text(lib.uv_version_string())
-
-
-def loop_pointer(loop: asyncio.AbstractEventLoop | None = None) -> Any:
-    """The `uv_loop_t *` of an asyncio loop, valid until that loop is closed.
-
-    Arguments:
-        loop: a `loopfast.Loop`; by default the running loop.
-
-    Raises:
-        RuntimeError: no `loop` was given and none is running, or the loop is closed.
-        TypeError: the loop is not loopfast's. Loops of other libraries that offer such a pointer run on another copy of
-            libuv, whose structures must not be handed to this one.
-    """
-    if loop is None:
-        loop = asyncio.get_running_loop()
-    if not any(kind.__module__.partition(".")[0] == "loopfast" for kind in type(loop).__mro__):
-        raise TypeError(f"loop_pointer() needs a loopfast event loop, got {loop!r}")
-    capsule = loop.libuv_get_loop_t_ptr()  # type: ignore[attr-defined]
-    pointer = lib.loopfast_capsule_pointer(id(capsule))
-    if pointer == ffi.NULL:
-        raise TypeError(f"{type(loop).__name__}.libuv_get_loop_t_ptr() returned {capsule!r}, not a loop's capsule")
-    return ffi.cast("uv_loop_t *", pointer)
-
-
-def _text(chars: Any) -> str:
-    """A NUL-terminated C string of libuv's, which are all ASCII."""
-    text: str = ffi.string(chars).decode("ascii")
-    return text
-
-
-def _check_library() -> None:
-    """ImportError unless the libuv loaded is the one whose headers this module was compiled with."""
-    headers = _text(lib.LOOPFAST_UV_HEADER_VERSION_STRING)
-    if lib.uv_version() != lib.LOOPFAST_UV_HEADER_VERSION or lib.uv_loop_size() != ffi.sizeof("uv_loop_t"):
-        raise ImportError(
-            f"loopfast.uv was compiled against libuv {headers} (loop of {ffi.sizeof('uv_loop_t')} bytes), but libuv "
-            f"{version()} (loop of {lib.uv_loop_size()} bytes) is loaded; another libuv in this process comes first"
-        )
-
-
-_check_library()
+__all__ = [
+    "AddrInfo",
+    "Async",
+    "CPUInfo",
+    "CPUTimes",
+    "Check",
+    "ClockID",
+    "ConnectRequest",
+    "FSEvent",
+    "FSEventFlag",
+    "FSEventKind",
+    "FSPoll",
+    "FSRequest",
+    "GetAddrInfoRequest",
+    "GetNameInfoRequest",
+    "Group",
+    "Handle",
+    "HandleType",
+    "Idle",
+    "InterfaceAddress",
+    "Loop",
+    "LoopOption",
+    "Membership",
+    "Metrics",
+    "Passwd",
+    "Pipe",
+    "PipeFlag",
+    "Poll",
+    "PollEvent",
+    "Prepare",
+    "Priority",
+    "Process",
+    "ProcessFlag",
+    "RandomRequest",
+    "Request",
+    "RequestType",
+    "ResourceUsage",
+    "RunMode",
+    "ShutdownRequest",
+    "Signal",
+    "Stat",
+    "StdioFlag",
+    "Stream",
+    "TCP",
+    "TCPFlag",
+    "TTY",
+    "TTYMode",
+    "ThreadPriority",
+    "TimeSpec",
+    "Timer",
+    "UDP",
+    "UDPFlag",
+    "UDPSendRequest",
+    "UTSName",
+    "VTermState",
+    "WorkRequest",
+    "WriteRequest",
+    "available_parallelism",
+    "chdir",
+    "clock_gettime",
+    "cpu_info",
+    "cpumask_size",
+    "cwd",
+    "disable_stdio_inheritance",
+    "err_name",
+    "errors",
+    "exepath",
+    "ffi",
+    "fs",
+    "get_available_memory",
+    "get_constrained_memory",
+    "get_free_memory",
+    "get_total_memory",
+    "getaddrinfo",
+    "getnameinfo",
+    "getrusage",
+    "getrusage_thread",
+    "gettimeofday",
+    "guess_handle",
+    "handle_type_name",
+    "hrtime",
+    "if_indextoiid",
+    "if_indextoname",
+    "inet_ntop",
+    "inet_pton",
+    "interface_addresses",
+    "kill",
+    "lib",
+    "loadavg",
+    "loop_pointer",
+    "metrics_idle_time",
+    "metrics_info",
+    "os_environ",
+    "os_get_group",
+    "os_get_passwd",
+    "os_getenv",
+    "os_gethostname",
+    "os_getpid",
+    "os_getppid",
+    "os_getpriority",
+    "os_homedir",
+    "os_setenv",
+    "os_setpriority",
+    "os_tmpdir",
+    "os_uname",
+    "os_unsetenv",
+    "pipe",
+    "queue_work",
+    "random",
+    "request_type_name",
+    "resident_set_memory",
+    "sleep",
+    "socketpair",
+    "strerror",
+    "thread_getaffinity",
+    "thread_getcpu",
+    "thread_getname",
+    "thread_getpriority",
+    "thread_setaffinity",
+    "thread_setname",
+    "thread_setpriority",
+    "translate_sys_error",
+    "tty_get_vterm_state",
+    "tty_reset_mode",
+    "tty_set_vterm_state",
+    "uptime",
+    "version",
+    "version_number",
+]
