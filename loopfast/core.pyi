@@ -25,6 +25,7 @@ class LoopCore(CallbackQueues):
 
     # asyncio's own, stored here.
     _closed: bool
+    _binding: Any
     _internal_fds: int
     _ready: Any
     _signal_handlers: dict[int, asyncio.Handle]

@@ -3,9 +3,9 @@
 `Loop()` is a loop of one's own, `Loop.of(asyncio_loop)` the one below an asyncio loop; `TCP`, `Timer` and the other
 handles work on both. Names and order follow libuv's documentation (https://docs.libuv.org), a module per chapter.
 
-`lib` holds libuv's functions and constants under their own names, and `ffi` makes and casts C data: below the rules that
-the classes enforce, libuv's own apply. Call into a loop only from the thread that runs it; keep a handle's memory and its
-callback alive until its close callback has run.
+`lib` holds libuv's functions and constants under their own names, and `ffi` makes and casts C data: below the rules
+that the classes enforce, libuv's own apply. Call into a loop only from the thread that runs it; keep a handle's memory
+and its callback alive until its close callback has run.
 """
 
 from __future__ import annotations

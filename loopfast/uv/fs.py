@@ -327,7 +327,8 @@ def write(
 ) -> Any:
     """Write data (uv_fs_write) at `offset`; -1: where the descriptor is. Returns how many bytes were written.
 
-    `data` is a bytes-like object, or a list or tuple of them. In the thread pool it is not copied: see `Stream.write()`.
+    `data` is a bytes-like object, or a list or tuple of them. For the thread pool it is not copied, as in
+    `Stream.write()`.
     """
     room, count, keep = buffers(data)
     return _run(loop, callback, _number, lib.uv_fs_write, descriptor(file), room, count, offset, keep=keep)
@@ -351,7 +352,7 @@ def mkdtemp(
     template: Path, *, loop: BaseLoop, callback: Callable[[str | None, Exception | None], object]
 ) -> FSRequest[str]: ...
 def mkdtemp(template: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
-    """Make a directory with a unique name (uv_fs_mkdtemp): `template` ends with XXXXXX. Returns its path."""
+    """Make a directory (uv_fs_mkdtemp): `template` ends with XXXXXX, which is replaced. Returns its path."""
     return _run(loop, callback, _given_path, lib.uv_fs_mkdtemp, file_path(template), filename=template)
 
 
@@ -362,7 +363,7 @@ def mkstemp(
     template: Path, *, loop: BaseLoop, callback: Callable[[tuple[int, str] | None, Exception | None], object]
 ) -> FSRequest[tuple[int, str]]: ...
 def mkstemp(template: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
-    """Make a file with a unique name (uv_fs_mkstemp): `template` ends with XXXXXX. Returns its descriptor and its path."""
+    """Make a file in the same way (uv_fs_mkstemp). Returns its descriptor and its path."""
 
     def made(memory: Any) -> tuple[int, str]:
         return _number(memory), _given_path(memory)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -378,7 +379,7 @@ class _AsyncioLoop(Loop):
     @property
     def _runner(self) -> int | None:  # type: ignore[override]
         loop = self._asyncio()
-        return None if loop is None else loop._thread_id  # type: ignore[attr-defined,no-any-return]
+        return None if loop is None else loop._thread_id  # type: ignore[attr-defined]
 
     def run(self, mode: RunMode | int = RunMode.DEFAULT) -> bool:
         """Refused: asyncio runs this loop."""
@@ -454,10 +455,11 @@ class _AsyncioLoop(Loop):
 class _Unraisable:
     """What sys.unraisablehook is given."""
 
-    err_msg = "Exception ignored in libuv callback of a closed loop"
-
     def __init__(self, exc: BaseException, callback: Any) -> None:
-        self.exc_type, self.exc_value, self.exc_traceback = type(exc), exc, exc.__traceback__
+        self.exc_type = type(exc)
+        self.exc_value: BaseException | None = exc
+        self.exc_traceback = exc.__traceback__
+        self.err_msg: str | None = "Exception ignored in libuv callback of a closed loop"
         self.object = callback
 
 
@@ -466,7 +468,7 @@ def _raise(exc: BaseException) -> None:
 
 
 def _is_main_thread() -> bool:
-    return _base.threading.current_thread() is _base.threading.main_thread()
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Interrupts:

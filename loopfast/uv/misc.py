@@ -178,8 +178,8 @@ def getrusage_thread() -> ResourceUsage:
 def _rusage(function: Any) -> ResourceUsage:
     usage = ffi.new("uv_rusage_t *")
     check(function(usage))
-    times = [int(time.tv_sec) + int(time.tv_usec) / 1e6 for time in (usage.ru_utime, usage.ru_stime)]
-    return ResourceUsage(*times, *(int(getattr(usage, name)) for name in ResourceUsage._fields[2:]))
+    user, system = (int(time.tv_sec) + int(time.tv_usec) / 1e6 for time in (usage.ru_utime, usage.ru_stime))
+    return ResourceUsage(user, system, *(int(getattr(usage, name)) for name in ResourceUsage._fields[2:]))
 
 
 def os_getpid() -> int:

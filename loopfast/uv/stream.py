@@ -179,8 +179,8 @@ class Stream(Handle):
     ) -> WriteRequest:
         """Write everything, in order (uv_write, uv_write2).
 
-        Nothing is copied: until the callback, a bytearray cannot be resized, and what is changed in it may or may not be
-        sent.
+        Nothing is copied: until the callback, a bytearray cannot be resized, and what is changed in it may or may not
+        be sent.
 
         Arguments:
             data: a bytes-like object, or a list or tuple of them, sent as one.
