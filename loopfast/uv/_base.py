@@ -91,9 +91,10 @@ class Cell:
         return self.kept or self.handle()
 
     def close(self) -> None:
-        """Hand the memory to libuv, until loopfast_py_close()."""
-        self.closing = True
-        lib.uv_close(self.base, ON_CLOSE)
+        """Hand the memory to libuv, until loopfast_py_close(). Once only."""
+        if not self.closing:
+            self.closing = True
+            lib.uv_close(self.base, ON_CLOSE)
 
 
 class BaseLoop:
@@ -168,16 +169,14 @@ class BaseLoop:
     def _sweep(self) -> None:
         """Close the handles that other threads dropped."""
         while self._dropped:
-            cell = self._dropped.popleft()
-            if not cell.closing:
-                cell.close()
+            self._dropped.popleft().close()
 
     def _close_cells(self) -> None:
         """Close every handle and cancel every request."""
         self._sweep()
         for cell in list(self._cells.values()):
             if not cell.closing:
-                cell.kept = cell.handle()
+                cell.kept = cell.owner()
                 cell.close()
         for request in list(self._requests):
             lib.uv_cancel(request._base)
