@@ -11,6 +11,7 @@ and its callback alive until its close callback has run.
 from __future__ import annotations
 
 from loopfast.uv import _library, errors, fs  # noqa: F401 - the first one refuses another libuv
+from loopfast.uv._base import BaseLoop
 from loopfast.uv._stat import Stat
 from loopfast.uv._uv import ffi, lib
 from loopfast.uv.async_ import Async
@@ -111,6 +112,7 @@ from loopfast.uv.udp import UDP, Membership, UDPFlag, UDPSendRequest
 __all__ = [
     "AddrInfo",
     "Async",
+    "BaseLoop",
     "CPUInfo",
     "CPUTimes",
     "Check",

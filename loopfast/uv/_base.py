@@ -63,6 +63,7 @@ class Cell:
         "base",
         "closing",
         "extra",
+        "finish",
         "handle",
         "kept",
         "loop",
@@ -84,6 +85,8 @@ class Cell:
         self.on_close: Callable[[Any], object] | None = None
         #: More memory that libuv may use as long as the handle.
         self.extra: Any = None
+        #: What is to be done when libuv has let go of it, even if the handle is gone by then.
+        self.finish: Callable[[], object] | None = None
         self.token = ffi.new_handle(self)
 
     def owner(self) -> Any:
@@ -207,8 +210,8 @@ def loopfast_py_close(pointer: Any) -> None:
     _token = cell.token  # alive as long as this frame, for on_error()
     loop._cells.pop(cell.address, None)
     cell.kept = cell.on_close = cell.token = None
-    if handle is not None:
-        loop._call(handle._closed)
+    if cell.finish is not None:
+        loop._call(cell.finish)
     if callback is not None:
         loop._call(callback, handle)
     loop._released()

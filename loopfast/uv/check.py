@@ -35,9 +35,9 @@ class Check(Handle):
             TypeError: the callback cannot be called.
             RuntimeError: the handle is closed.
         """
-        check = self._use()
+        handle = self._use()
         checked_callable(callback)
-        check(lib.uv_check_start(check, _ON_CHECK))
+        check(lib.uv_check_start(handle, _ON_CHECK))
         self._callback = callback
         self._keep()
 

@@ -104,9 +104,6 @@ class Handle:
         if not self._cell.closing:
             self._cell.kept = None
 
-    def _closed(self) -> None:
-        """libuv has let go of the handle."""
-
     def __del__(self) -> None:
         cell = self._cell
         if cell is not None and not cell.closing:

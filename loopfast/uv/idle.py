@@ -35,9 +35,9 @@ class Idle(Handle):
             TypeError: the callback cannot be called.
             RuntimeError: the handle is closed.
         """
-        idle = self._use()
+        handle = self._use()
         checked_callable(callback)
-        check(lib.uv_idle_start(idle, _ON_IDLE))
+        check(lib.uv_idle_start(handle, _ON_IDLE))
         self._callback = callback
         self._keep()
 

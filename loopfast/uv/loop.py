@@ -161,7 +161,10 @@ class Loop(BaseLoop):
         if not signal.getsignal(signal.SIGINT) or not _is_main_thread():
             return None
         if self._interrupts is None:
-            self._interrupts = _Interrupts(self)
+            try:
+                self._interrupts = _Interrupts(self)
+            except OSError:  # no descriptors are left, or somebody closed one that this loop watches
+                return None
         self._interrupts.start()
         return self._interrupts
 

@@ -79,9 +79,6 @@ class Poll(Handle):
         check(lib.uv_poll_stop(self._use()))
         self._unkeep()
 
-    def _closed(self) -> None:
-        self._file = None
-
 
 @from_libuv
 def loopfast_py_poll(pointer: Any, status: int, events: int) -> None:

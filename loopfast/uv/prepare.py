@@ -35,9 +35,9 @@ class Prepare(Handle):
             TypeError: the callback cannot be called.
             RuntimeError: the handle is closed.
         """
-        prepare = self._use()
+        handle = self._use()
         checked_callable(callback)
-        check(lib.uv_prepare_start(prepare, _ON_PREPARE))
+        check(lib.uv_prepare_start(handle, _ON_PREPARE))
         self._callback = callback
         self._keep()
 

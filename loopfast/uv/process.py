@@ -89,7 +89,6 @@ class Process(Handle):
 
     _c_type = "uv_process_t"
     _exited = False
-    _counted = False
 
     def __init__(
         self: _Self,
@@ -166,7 +165,7 @@ class Process(Handle):
             self._undo(cell)
             raise error(status, ffi.string(options.file).decode(errors="surrogateescape"))
         _children += 1
-        self._counted = True
+        cell.finish = _child_is_gone
         self._keep()
 
     def _undo(self, cell: Cell) -> None:
@@ -205,13 +204,13 @@ class Process(Handle):
             raise error(lib.UV_ESRCH)
         check(lib.uv_process_kill(handle, number))
 
-    def _closed(self) -> None:
-        global _children
-        if self._counted:
-            self._counted = False
-            _children -= 1
-        if not _children and hasattr(python_signal, "SIGCHLD"):
-            give_back(python_signal.SIGCHLD)
+
+def _child_is_gone() -> None:
+    """libuv has let go of a child's handle, and of SIGCHLD if it was the last one."""
+    global _children
+    _children -= 1
+    if not _children and hasattr(python_signal, "SIGCHLD"):
+        give_back(python_signal.SIGCHLD)
 
 
 @from_libuv

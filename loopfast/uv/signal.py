@@ -34,6 +34,7 @@ class Signal(Handle):
     _c_type = "uv_signal_t"
     #: What it waits for, None while it is stopped.
     _number: int | None = None
+    _once = False
 
     def __init__(self, loop: BaseLoop) -> None:
         self._create(loop, lib.uv_signal_init)
@@ -43,12 +44,18 @@ class Signal(Handle):
 
         Raises:
             OSError: EINVAL, the signal does not exist or cannot be handled.
-            RuntimeError: the handle is closed.
+            RuntimeError: the handle is closed, or was started for one arrival before, which libuv never forgets.
         """
+        if self._once:
+            raise RuntimeError(f"{self!r} was started for one arrival before: use another handle")
         self._start(lib.uv_signal_start, callback, signum)
 
     def start_oneshot(self: _Self, callback: Callable[[_Self, int], object], signum: int) -> None:
-        """The same for the next arrival only (uv_signal_start_oneshot)."""
+        """The same for the next arrival only (uv_signal_start_oneshot).
+
+        A handle that was started so once cannot be started otherwise, nor again in the callback.
+        """
+        self._once = True
         self._start(lib.uv_signal_start_oneshot, callback, signum)
 
     def stop(self) -> None:
@@ -86,9 +93,6 @@ class Signal(Handle):
             if not _watched[number]:
                 give_back(number)
 
-    def _closed(self) -> None:
-        self._stopped()
-
 
 def give_back(number: int) -> None:
     """Put Python's handler in force again: libuv leaves a signal with the system's default."""
@@ -103,7 +107,12 @@ def loopfast_py_signal(pointer: Any, signum: int) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     handle = cell.owner()
     if handle is not None:
-        if not cell.closing and not lib.uv_is_active(cell.base):  # one shot
-            handle._stopped()
-            cell.kept = None
-        cell.loop._call(handle._callback, handle, signum)
+        callback = handle._callback
+        if not handle._once:
+            cell.loop._call(callback, handle, signum)
+            return
+        # libuv stops it after the callback, which must find that the signal is Python's again.
+        cell.loop._call(handle.stop)
+        cell.loop._call(callback, handle, signum)
+        if not cell.closing:
+            cell.loop._call(handle.stop)
