@@ -8,6 +8,7 @@ undefined. Everything that would be is refused here, before libuv sees it.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import threading
 import weakref
@@ -173,6 +174,20 @@ class BaseLoop:
         """Close the handles that other threads dropped."""
         while self._dropped:
             self._dropped.popleft().close()
+
+    def _refuse_taken(self, descriptor: int) -> None:
+        """OSError if a stream or UDP handle of this loop has the descriptor: both would close it."""
+        number = ffi.new("uv_os_fd_t *")
+        for cell in self._cells.values():
+            if (
+                not cell.closing
+                and lib.uv_fileno(cell.base, number) == 0
+                and number[0] == descriptor
+                and lib.uv_handle_get_type(cell.base) != lib.UV_POLL
+            ):
+                raise OSError(
+                    errno.EEXIST, f"{os.strerror(errno.EEXIST)}: {cell.owner()!r} has descriptor {descriptor}"
+                )
 
     def _close_cells(self) -> None:
         """Close every handle and cancel every request."""

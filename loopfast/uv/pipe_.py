@@ -51,15 +51,19 @@ class Pipe(Stream):
         """Take over a descriptor (uv_pipe_open), which is the handle's from now on.
 
         Raises:
-            OSError: EBADF or EINVAL, it cannot be used; EBUSY, the handle has one.
+            OSError: EBADF or EINVAL, it cannot be used; EBUSY, the handle has one; EEXIST, another handle has it.
         """
-        check(lib.uv_pipe_open(self._use(), descriptor(file)))
+        handle, number = self._use(), descriptor(file)
+        self.loop._refuse_taken(number)
+        check(lib.uv_pipe_open(handle, number))
 
     def bind(self, name: Any, flags: PipeFlag | int = PipeFlag.NO_TRUNCATE) -> None:
         """Make a socket file, or an abstract name if `name` begins with a NUL character (uv_pipe_bind2).
 
+        On Linux an empty name lets the system choose an abstract one.
+
         Raises:
-            OSError: EADDRINUSE, the name is taken; EINVAL, it is empty or too long.
+            OSError: EADDRINUSE, the name is taken; EINVAL, it is too long, or the handle has one.
         """
         encoded = _name(name)
         check(lib.uv_pipe_bind2(self._use(), encoded, len(encoded), _flags(flags)), name)

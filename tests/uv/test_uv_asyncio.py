@@ -316,7 +316,7 @@ def test_dropped_loops_are_collected() -> None:
     aloop = loopfast.new_event_loop()
     loop = uv.Loop.of(aloop)
     timer = uv.Timer(loop)
-    timer.start(lambda _: aloop, 1000)
+    timer.start(lambda _, holds=aloop: holds, 1000)
     aloop.close()
     gone = weakref.ref(aloop), weakref.ref(loop), weakref.ref(timer)
     del aloop, loop, timer
@@ -341,14 +341,15 @@ def test_dropped_loops_are_collected() -> None:
 def test_handles_dropped_at_once() -> None:
     async def main() -> None:
         loop = uv.Loop.of()
-        fired = asyncio.get_running_loop().create_future()
+        fired = [asyncio.get_running_loop().create_future()]
         for kind in (uv.Timer, uv.TCP, uv.UDP, uv.Pipe, uv.Idle, uv.Check, uv.Prepare, uv.Signal, uv.FSEvent):
             kind(loop)
-        uv.Timer(loop).start(lambda timer: fired.set_result(timer), 1)
+        uv.Timer(loop).start(lambda timer: fired[0].set_result(timer), 1)
         gc.collect()
-        timer = await fired
+        timer = await fired[0]
         assert isinstance(timer, uv.Timer) and not timer.active
-        del timer, fired
+        del timer
+        fired.clear()
         await asyncio.sleep(0.01)
         assert loop.walk() == []
 
