@@ -203,8 +203,9 @@ def table(header: str, version: str) -> str:
     lines = [
         "# libuv in loopfast.uv",
         "",
-        f"libuv {version} has {len(names)} public functions: {bound} are in `loopfast.uv`, {len(left_out)} are left out,",
-        "for the reasons at the end. Written by `python -m loopfast.uv.coverage`; a test compares it with the header.",
+        f"libuv {version} has {len(names)} public functions: {bound} are in `loopfast.uv`, {len(left_out)} are left",
+        "out, for the reasons at the end. Written by `python -m loopfast.uv.coverage`; a test compares it with",
+        "the header.",
     ]
     for chapter, rows in chapters.items():
         if rows:
