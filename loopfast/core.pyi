@@ -23,9 +23,11 @@ class LoopCore(CallbackQueues):
     def _close_core(self) -> None: ...
     def _run_until_stopped(self) -> None: ...
 
+    # loopfast.uv's.
+    _binding: Any
+
     # asyncio's own, stored here.
     _closed: bool
-    _binding: Any
     _internal_fds: int
     _ready: Any
     _signal_handlers: dict[int, asyncio.Handle]

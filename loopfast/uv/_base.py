@@ -53,6 +53,13 @@ class _Owned(Protocol):
     loop: BaseLoop
 
 
+class Unique:
+    """Refuses to be copied: two objects would own the same memory of libuv's."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object")
+
+
 class Cell:
     """The C half of a handle. It lives from the initialisation to the close callback, longer than its `Handle` may.
 
@@ -95,13 +102,13 @@ class Cell:
         return self.kept or self.handle()
 
     def close(self) -> None:
-        """Hand the memory to libuv, until loopfast_py_close(). Once only."""
+        """Hand the memory to libuv, until _py_close(). Once only."""
         if not self.closing:
             self.closing = True
             lib.uv_close(self.base, ON_CLOSE)
 
 
-class BaseLoop:
+class BaseLoop(Unique):
     """What handles and requests need of their loop. Use `Loop`."""
 
     #: The uv_loop_t, None once the loop is closed.
@@ -213,13 +220,13 @@ def on_error(_: Any, exc: BaseException, traceback: Any) -> None:
 
 
 def from_libuv(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function that of the same name in _build.py. Its first parameter must be called `pointer`."""
-    defined: Callable[..., None] = ffi.def_extern(onerror=on_error)(function)
+    """Make `_py_x` the `loopfast_py_x` of _build.py. Its first parameter must be called `pointer`."""
+    defined: Callable[..., None] = ffi.def_extern("loopfast" + function.__name__, onerror=on_error)(function)
     return defined
 
 
 @from_libuv
-def loopfast_py_close(pointer: Any) -> None:
+def _py_close(pointer: Any) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     loop, handle, callback = cell.loop, cell.owner(), cell.on_close
     _token = cell.token  # alive as long as this frame, for on_error()
@@ -233,7 +240,7 @@ def loopfast_py_close(pointer: Any) -> None:
 
 
 @from_libuv
-def loopfast_py_event(pointer: Any) -> None:
+def _py_event(pointer: Any) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     handle = cell.owner()
     if handle is not None:
@@ -243,7 +250,7 @@ def loopfast_py_event(pointer: Any) -> None:
 
 
 @from_libuv
-def loopfast_py_request(pointer: Any, status: int) -> None:
+def _py_request(pointer: Any, status: int) -> None:
     request = ffi.from_handle(pointer.data)
     loop = request.loop
     _token = request._token  # alive as long as this frame, for on_error()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum, IntFlag
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
-from loopfast.uv._base import BaseLoop, descriptor, file_path, whole_number
+from loopfast.uv._base import BaseLoop, Unique, descriptor, file_path, whole_number
 from loopfast.uv._pool import PoolRequest, both_or_none
 from loopfast.uv._stat import Stat, make_stat
 from loopfast.uv._uv import ffi, lib
@@ -106,7 +106,7 @@ class FSRequest(PoolRequest, Generic[_T]):
         lib.uv_fs_req_cleanup(self._memory)
 
 
-class Dir:
+class Dir(Unique):
     """An open directory (uv_dir_t), made by `opendir()`. `closedir()` closes it; until then it may be iterated."""
 
     def __init__(self, pointer: Any) -> None:

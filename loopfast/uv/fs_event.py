@@ -86,7 +86,7 @@ class FSEvent(Handle):
 
 
 @from_libuv
-def loopfast_py_fs_event(pointer: Any, filename: Any, events: int, status: int) -> None:
+def _py_fs_event(pointer: Any, filename: Any, events: int, status: int) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     handle = cell.owner()
     if handle is not None:

@@ -70,7 +70,7 @@ class FSPoll(Handle):
 
 
 @from_libuv
-def loopfast_py_fs_poll(pointer: Any, status: int, prev: Any, curr: Any) -> None:
+def _py_fs_poll(pointer: Any, status: int, prev: Any, curr: Any) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     handle = cell.owner()
     if handle is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from loopfast.uv._base import BaseLoop, Cell, callable_or_none
+from loopfast.uv._base import BaseLoop, Cell, Unique, callable_or_none
 from loopfast.uv._uv import ffi, lib
 from loopfast.uv.errors import check
 
@@ -44,7 +44,7 @@ def handle_type_name(kind: HandleType | int) -> str | None:
     return None if name == ffi.NULL else ffi.string(name).decode("ascii")
 
 
-class Handle:
+class Handle(Unique):
     """Base of all handles (uv_handle_t).
 
     An active handle is kept alive by its loop. One that nobody refers to and that is not active closes by itself. All

@@ -514,7 +514,7 @@ class _Interrupts:
 
 
 @from_libuv
-def loopfast_py_wakeup(pointer: Any) -> None:
+def _py_wakeup(pointer: Any) -> None:
     interrupts: _Interrupts = ffi.from_handle(pointer.data)
     interrupts.loop._call(interrupts.arrived)
 

@@ -81,7 +81,7 @@ class Poll(Handle):
 
 
 @from_libuv
-def loopfast_py_poll(pointer: Any, status: int, events: int) -> None:
+def _py_poll(pointer: Any, status: int, events: int) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     poll = cell.owner()
     if poll is not None:

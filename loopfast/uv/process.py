@@ -214,7 +214,7 @@ def _child_is_gone() -> None:
 
 
 @from_libuv
-def loopfast_py_exit(pointer: Any, exit_status: int, term_signal: int) -> None:
+def _py_exit(pointer: Any, exit_status: int, term_signal: int) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     process = cell.owner()
     if process is not None:

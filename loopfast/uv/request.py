@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
-from loopfast.uv._base import BaseLoop
+from loopfast.uv._base import BaseLoop, Unique
 from loopfast.uv._uv import ffi, lib
 from loopfast.uv.errors import check, error
 
@@ -35,7 +35,7 @@ def request_type_name(kind: RequestType | int) -> str | None:
     return None if name == ffi.NULL else ffi.string(name).decode("ascii")
 
 
-class Request:
+class Request(Unique):
     """Something asked of libuv that ends with one callback (uv_req_t). Functions and methods return them.
 
     The loop keeps a request, and the buffers and handles it is about, alive until it is done.

@@ -103,7 +103,7 @@ def give_back(number: int) -> None:
 
 
 @from_libuv
-def loopfast_py_signal(pointer: Any, signum: int) -> None:
+def _py_signal(pointer: Any, signum: int) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     handle = cell.owner()
     if handle is not None:

@@ -265,7 +265,7 @@ class Stream(Handle):
 
 
 @from_libuv
-def loopfast_py_read(pointer: Any, nread: int, base: Any) -> None:
+def _py_read(pointer: Any, nread: int, base: Any) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     stream = cell.owner()
     if stream is None:
@@ -281,7 +281,7 @@ def loopfast_py_read(pointer: Any, nread: int, base: Any) -> None:
 
 
 @from_libuv
-def loopfast_py_connection(pointer: Any, status: int) -> None:
+def _py_connection(pointer: Any, status: int) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     server = cell.owner()
     if server is not None:

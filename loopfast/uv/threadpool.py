@@ -78,7 +78,7 @@ def _interrupted(_: Any, exc: BaseException, traceback: Any) -> None:
     request._exception = exc
 
 
-@ffi.def_extern(onerror=_interrupted)  # type: ignore[untyped-decorator,unused-ignore]
-def loopfast_py_work(pointer: Any) -> None:
+@ffi.def_extern("loopfast_py_work", onerror=_interrupted)  # type: ignore[untyped-decorator,unused-ignore]
+def _py_work(pointer: Any) -> None:
     request: WorkRequest[Any] = ffi.from_handle(pointer.data)
     request._run()

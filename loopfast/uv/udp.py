@@ -289,7 +289,7 @@ def _text(address: str | None) -> Any:
 
 
 @from_libuv
-def loopfast_py_recv(pointer: Any, nread: int, base: Any, addr: Any, flags: int) -> None:
+def _py_recv(pointer: Any, nread: int, base: Any, addr: Any, flags: int) -> None:
     cell: Cell = ffi.from_handle(pointer.data)
     udp = cell.owner()
     if udp is None:

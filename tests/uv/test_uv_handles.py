@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -145,6 +147,15 @@ def test_closing_in_the_own_callback(loop: uv.Loop) -> None:
     uv.Prepare(loop).start(uv.Prepare.close)
     loop.run()
     assert order == ["fired", "closed"]
+
+
+def test_nothing_can_be_copied(loop: uv.Loop, tmp_path: Path) -> None:
+    request = uv.queue_work(loop, lambda: None)
+    with uv.fs.opendir(tmp_path) as directory:
+        for thing in (loop, uv.Timer(loop), request, directory):
+            for way in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot copy or pickle"):
+                    way(thing)
 
 
 # ------------------------------------------------------------------------------------------------------------ timers
