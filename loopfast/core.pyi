@@ -28,6 +28,7 @@ class LoopCore(CallbackQueues):
 
     # asyncio's own, stored here.
     _closed: bool
+    _executor_shutdown_called: bool
     _internal_fds: int
     _ready: Any
     _signal_handlers: dict[int, asyncio.Handle]

@@ -46,7 +46,7 @@ THINGS = public_things()
 
 def test_they_are_found():
     names = dict(THINGS)
-    assert {"loopfast.run", "loopfast.Loop", "loopfast.uv.loop_pointer"} <= set(names)
+    assert {"loopfast.run", "loopfast.Loop", "loopfast.uv.loop.loop_pointer"} <= set(names)
     assert {"loopfast.transports.stream.StreamTransport.write", "loopfast.callbacks.TimerHandle.when"} <= set(names)
     assert set(loopfast.__all__) - {"__version__"} <= {name.removeprefix("loopfast.") for name in names}
 
