@@ -34,11 +34,3 @@ class LoopCore(CallbackQueues):
     _signal_handlers: dict[int, asyncio.Handle]
     _stopping: bool
     _thread_id: int | None
-
-class UnraisableArguments:
-    exc_type: type[BaseException]
-    exc_value: BaseException
-    exc_traceback: Any
-    err_msg: str
-    object: None
-    def __init__(self, exception: BaseException) -> None: ...

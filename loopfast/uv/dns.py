@@ -61,6 +61,9 @@ def getaddrinfo(
     type: int = 0,
     protocol: int = 0,
     flags: int = 0,
+    *,
+    loop: None = None,
+    callback: None = None,
 ) -> list[AddrInfo]: ...
 @overload
 def getaddrinfo(
@@ -118,7 +121,7 @@ def getaddrinfo(
 
 
 @overload
-def getnameinfo(address: Address, flags: int = 0) -> tuple[str, str]: ...
+def getnameinfo(address: Address, flags: int = 0, *, loop: None = None, callback: None = None) -> tuple[str, str]: ...
 @overload
 def getnameinfo(
     address: Address,

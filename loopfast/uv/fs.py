@@ -20,12 +20,56 @@ from loopfast.uv._uv import ffi, lib
 from loopfast.uv.errors import check, error
 from loopfast.uv.stream import Data, buffers
 
-__all__ = (
-    "CopyFileFlag Dir Dirent DirentType FSRequest Stat StatFS SymlinkFlag UTIME_NOW UTIME_OMIT access chmod chown "
-    "close closedir copyfile fchmod fchown fdatasync fstat fsync ftruncate futime get_osfhandle lchown link lstat "
-    "lutime mkdir mkdtemp mkstemp open open_osfhandle opendir read readdir readlink realpath rename rmdir scandir "
-    "sendfile stat statfs symlink unlink utime write"
-).split()
+__all__ = [
+    "CopyFileFlag",
+    "Dir",
+    "Dirent",
+    "DirentType",
+    "FSRequest",
+    "Stat",
+    "StatFS",
+    "SymlinkFlag",
+    "UTIME_NOW",
+    "UTIME_OMIT",
+    "access",
+    "chmod",
+    "chown",
+    "close",
+    "closedir",
+    "copyfile",
+    "fchmod",
+    "fchown",
+    "fdatasync",
+    "fstat",
+    "fsync",
+    "ftruncate",
+    "futime",
+    "get_osfhandle",
+    "lchown",
+    "link",
+    "lstat",
+    "lutime",
+    "mkdir",
+    "mkdtemp",
+    "mkstemp",
+    "open",
+    "open_osfhandle",
+    "opendir",
+    "read",
+    "readdir",
+    "readlink",
+    "realpath",
+    "rename",
+    "rmdir",
+    "scandir",
+    "sendfile",
+    "stat",
+    "statfs",
+    "symlink",
+    "unlink",
+    "utime",
+    "write",
+]
 
 _ON_FS = ffi.addressof(lib, "loopfast_on_fs")
 _T = TypeVar("_T")
@@ -238,7 +282,7 @@ def _two(path: Any, new_path: Any) -> tuple[bytes, bytes]:
 
 
 @overload
-def close(file: Any) -> None: ...
+def close(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def close(
     file: Any, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -249,7 +293,9 @@ def close(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = No
 
 
 @overload
-def open(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int: ...
+def open(
+    path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, loop: None = None, callback: None = None
+) -> int: ...
 @overload
 def open(
     path: Path,
@@ -272,7 +318,7 @@ def open(
 
 
 @overload
-def read(file: Any, size: int, offset: int = -1) -> bytes: ...
+def read(file: Any, size: int, offset: int = -1, *, loop: None = None, callback: None = None) -> bytes: ...
 @overload
 def read(
     file: Any,
@@ -296,7 +342,7 @@ def read(file: Any, size: int, offset: int = -1, *, loop: BaseLoop | None = None
 
 
 @overload
-def unlink(path: Path) -> None: ...
+def unlink(path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def unlink(
     path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -307,7 +353,9 @@ def unlink(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = 
 
 
 @overload
-def write(file: Any, data: Data | Sequence[Data], offset: int = -1) -> int: ...
+def write(
+    file: Any, data: Data | Sequence[Data], offset: int = -1, *, loop: None = None, callback: None = None
+) -> int: ...
 @overload
 def write(
     file: Any,
@@ -335,7 +383,7 @@ def write(
 
 
 @overload
-def mkdir(path: Path, mode: int = 0o777) -> None: ...
+def mkdir(path: Path, mode: int = 0o777, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def mkdir(
     path: Path, mode: int = 0o777, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -346,7 +394,7 @@ def mkdir(path: Path, mode: int = 0o777, *, loop: BaseLoop | None = None, callba
 
 
 @overload
-def mkdtemp(template: Path) -> str: ...
+def mkdtemp(template: Path, *, loop: None = None, callback: None = None) -> str: ...
 @overload
 def mkdtemp(
     template: Path, *, loop: BaseLoop, callback: Callable[[str | None, Exception | None], object]
@@ -357,7 +405,7 @@ def mkdtemp(template: Path, *, loop: BaseLoop | None = None, callback: Done | No
 
 
 @overload
-def mkstemp(template: Path) -> tuple[int, str]: ...
+def mkstemp(template: Path, *, loop: None = None, callback: None = None) -> tuple[int, str]: ...
 @overload
 def mkstemp(
     template: Path, *, loop: BaseLoop, callback: Callable[[tuple[int, str] | None, Exception | None], object]
@@ -372,7 +420,7 @@ def mkstemp(template: Path, *, loop: BaseLoop | None = None, callback: Done | No
 
 
 @overload
-def rmdir(path: Path) -> None: ...
+def rmdir(path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def rmdir(
     path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -383,7 +431,7 @@ def rmdir(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = N
 
 
 @overload
-def opendir(path: Path) -> Dir: ...
+def opendir(path: Path, *, loop: None = None, callback: None = None) -> Dir: ...
 @overload
 def opendir(
     path: Path, *, loop: BaseLoop, callback: Callable[[Dir | None, Exception | None], object]
@@ -398,7 +446,7 @@ def opendir(path: Path, *, loop: BaseLoop | None = None, callback: Done | None =
 
 
 @overload
-def closedir(directory: Dir) -> None: ...
+def closedir(directory: Dir, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def closedir(
     directory: Dir, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -414,7 +462,7 @@ def closedir(directory: Dir, *, loop: BaseLoop | None = None, callback: Done | N
 
 
 @overload
-def readdir(directory: Dir, count: int = 64) -> list[Dirent]: ...
+def readdir(directory: Dir, count: int = 64, *, loop: None = None, callback: None = None) -> list[Dirent]: ...
 @overload
 def readdir(
     directory: Dir,
@@ -436,7 +484,7 @@ def readdir(directory: Dir, count: int = 64, *, loop: BaseLoop | None = None, ca
 
 
 @overload
-def scandir(path: Path) -> list[Dirent]: ...
+def scandir(path: Path, *, loop: None = None, callback: None = None) -> list[Dirent]: ...
 @overload
 def scandir(
     path: Path, *, loop: BaseLoop, callback: Callable[[list[Dirent] | None, Exception | None], object]
@@ -447,7 +495,7 @@ def scandir(path: Path, *, loop: BaseLoop | None = None, callback: Done | None =
 
 
 @overload
-def stat(path: Path) -> Stat: ...
+def stat(path: Path, *, loop: None = None, callback: None = None) -> Stat: ...
 @overload
 def stat(
     path: Path, *, loop: BaseLoop, callback: Callable[[Stat | None, Exception | None], object]
@@ -458,7 +506,7 @@ def stat(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = No
 
 
 @overload
-def fstat(file: Any) -> Stat: ...
+def fstat(file: Any, *, loop: None = None, callback: None = None) -> Stat: ...
 @overload
 def fstat(
     file: Any, *, loop: BaseLoop, callback: Callable[[Stat | None, Exception | None], object]
@@ -469,7 +517,7 @@ def fstat(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = No
 
 
 @overload
-def lstat(path: Path) -> Stat: ...
+def lstat(path: Path, *, loop: None = None, callback: None = None) -> Stat: ...
 @overload
 def lstat(
     path: Path, *, loop: BaseLoop, callback: Callable[[Stat | None, Exception | None], object]
@@ -480,7 +528,7 @@ def lstat(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = N
 
 
 @overload
-def statfs(path: Path) -> StatFS: ...
+def statfs(path: Path, *, loop: None = None, callback: None = None) -> StatFS: ...
 @overload
 def statfs(
     path: Path, *, loop: BaseLoop, callback: Callable[[StatFS | None, Exception | None], object]
@@ -491,7 +539,7 @@ def statfs(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = 
 
 
 @overload
-def rename(path: Path, new_path: Path) -> None: ...
+def rename(path: Path, new_path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def rename(
     path: Path, new_path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -502,7 +550,7 @@ def rename(path: Path, new_path: Path, *, loop: BaseLoop | None = None, callback
 
 
 @overload
-def fsync(file: Any) -> None: ...
+def fsync(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fsync(
     file: Any, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -513,7 +561,7 @@ def fsync(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = No
 
 
 @overload
-def fdatasync(file: Any) -> None: ...
+def fdatasync(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fdatasync(
     file: Any, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -524,7 +572,7 @@ def fdatasync(file: Any, *, loop: BaseLoop | None = None, callback: Done | None 
 
 
 @overload
-def ftruncate(file: Any, length: int) -> None: ...
+def ftruncate(file: Any, length: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def ftruncate(
     file: Any, length: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -535,7 +583,9 @@ def ftruncate(file: Any, length: int, *, loop: BaseLoop | None = None, callback:
 
 
 @overload
-def copyfile(path: Path, new_path: Path, flags: CopyFileFlag | int = 0) -> None: ...
+def copyfile(
+    path: Path, new_path: Path, flags: CopyFileFlag | int = 0, *, loop: None = None, callback: None = None
+) -> None: ...
 @overload
 def copyfile(
     path: Path,
@@ -558,7 +608,9 @@ def copyfile(
 
 
 @overload
-def sendfile(out_file: Any, in_file: Any, in_offset: int, length: int) -> int: ...
+def sendfile(
+    out_file: Any, in_file: Any, in_offset: int, length: int, *, loop: None = None, callback: None = None
+) -> int: ...
 @overload
 def sendfile(
     out_file: Any,
@@ -585,7 +637,7 @@ def sendfile(
 
 
 @overload
-def access(path: Path, mode: int = os.F_OK) -> None: ...
+def access(path: Path, mode: int = os.F_OK, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def access(
     path: Path, mode: int = os.F_OK, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -596,7 +648,7 @@ def access(path: Path, mode: int = os.F_OK, *, loop: BaseLoop | None = None, cal
 
 
 @overload
-def chmod(path: Path, mode: int) -> None: ...
+def chmod(path: Path, mode: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def chmod(
     path: Path, mode: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -607,7 +659,7 @@ def chmod(path: Path, mode: int, *, loop: BaseLoop | None = None, callback: Done
 
 
 @overload
-def fchmod(file: Any, mode: int) -> None: ...
+def fchmod(file: Any, mode: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fchmod(
     file: Any, mode: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -618,7 +670,7 @@ def fchmod(file: Any, mode: int, *, loop: BaseLoop | None = None, callback: Done
 
 
 @overload
-def utime(path: Path, atime: float, mtime: float) -> None: ...
+def utime(path: Path, atime: float, mtime: float, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def utime(
     path: Path,
@@ -634,7 +686,7 @@ def utime(path: Path, atime: float, mtime: float, *, loop: BaseLoop | None = Non
 
 
 @overload
-def futime(file: Any, atime: float, mtime: float) -> None: ...
+def futime(file: Any, atime: float, mtime: float, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def futime(
     file: Any,
@@ -650,7 +702,7 @@ def futime(file: Any, atime: float, mtime: float, *, loop: BaseLoop | None = Non
 
 
 @overload
-def lutime(path: Path, atime: float, mtime: float) -> None: ...
+def lutime(path: Path, atime: float, mtime: float, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def lutime(
     path: Path,
@@ -668,7 +720,7 @@ def lutime(
 
 
 @overload
-def link(path: Path, new_path: Path) -> None: ...
+def link(path: Path, new_path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def link(
     path: Path, new_path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -679,7 +731,9 @@ def link(path: Path, new_path: Path, *, loop: BaseLoop | None = None, callback: 
 
 
 @overload
-def symlink(path: Path, new_path: Path, flags: SymlinkFlag | int = 0) -> None: ...
+def symlink(
+    path: Path, new_path: Path, flags: SymlinkFlag | int = 0, *, loop: None = None, callback: None = None
+) -> None: ...
 @overload
 def symlink(
     path: Path,
@@ -702,7 +756,7 @@ def symlink(
 
 
 @overload
-def readlink(path: Path) -> str: ...
+def readlink(path: Path, *, loop: None = None, callback: None = None) -> str: ...
 @overload
 def readlink(
     path: Path, *, loop: BaseLoop, callback: Callable[[str | None, Exception | None], object]
@@ -713,7 +767,7 @@ def readlink(path: Path, *, loop: BaseLoop | None = None, callback: Done | None 
 
 
 @overload
-def realpath(path: Path) -> str: ...
+def realpath(path: Path, *, loop: None = None, callback: None = None) -> str: ...
 @overload
 def realpath(
     path: Path, *, loop: BaseLoop, callback: Callable[[str | None, Exception | None], object]
@@ -724,7 +778,7 @@ def realpath(path: Path, *, loop: BaseLoop | None = None, callback: Done | None 
 
 
 @overload
-def chown(path: Path, uid: int, gid: int) -> None: ...
+def chown(path: Path, uid: int, gid: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def chown(
     path: Path, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -735,7 +789,7 @@ def chown(path: Path, uid: int, gid: int, *, loop: BaseLoop | None = None, callb
 
 
 @overload
-def fchown(file: Any, uid: int, gid: int) -> None: ...
+def fchown(file: Any, uid: int, gid: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fchown(
     file: Any, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
@@ -746,7 +800,7 @@ def fchown(file: Any, uid: int, gid: int, *, loop: BaseLoop | None = None, callb
 
 
 @overload
-def lchown(path: Path, uid: int, gid: int) -> None: ...
+def lchown(path: Path, uid: int, gid: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def lchown(
     path: Path, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]

@@ -15,14 +15,58 @@ from loopfast.uv._uv import ffi, lib
 from loopfast.uv.errors import check
 from loopfast.uv.handle import HandleType
 
-__all__ = (
-    "ClockID CPUInfo CPUTimes Group InterfaceAddress Passwd Priority RandomRequest ResourceUsage TimeSpec UTSName "
-    "available_parallelism chdir clock_gettime cpu_info cwd exepath get_available_memory get_constrained_memory "
-    "get_free_memory get_total_memory getrusage getrusage_thread gettimeofday guess_handle hrtime if_indextoiid "
-    "if_indextoname interface_addresses loadavg os_environ os_get_group os_get_passwd os_getenv os_gethostname "
-    "os_getpid os_getppid os_getpriority os_homedir os_setenv os_setpriority os_tmpdir os_uname os_unsetenv random "
-    "resident_set_memory sleep uptime version version_number"
-).split()
+__all__ = [
+    "ClockID",
+    "CPUInfo",
+    "CPUTimes",
+    "Group",
+    "InterfaceAddress",
+    "Passwd",
+    "Priority",
+    "RandomRequest",
+    "ResourceUsage",
+    "TimeSpec",
+    "UTSName",
+    "available_parallelism",
+    "chdir",
+    "clock_gettime",
+    "cpu_info",
+    "cwd",
+    "exepath",
+    "get_available_memory",
+    "get_constrained_memory",
+    "get_free_memory",
+    "get_total_memory",
+    "getrusage",
+    "getrusage_thread",
+    "gettimeofday",
+    "guess_handle",
+    "hrtime",
+    "if_indextoiid",
+    "if_indextoname",
+    "interface_addresses",
+    "loadavg",
+    "os_environ",
+    "os_get_group",
+    "os_get_passwd",
+    "os_getenv",
+    "os_gethostname",
+    "os_getpid",
+    "os_getppid",
+    "os_getpriority",
+    "os_homedir",
+    "os_setenv",
+    "os_setpriority",
+    "os_tmpdir",
+    "os_uname",
+    "os_unsetenv",
+    "random",
+    "resident_set_memory",
+    "sleep",
+    "uptime",
+    "version",
+    "version_number",
+]
 
 _ON_RANDOM = ffi.addressof(lib, "loopfast_on_random")
 
@@ -462,7 +506,7 @@ class RandomRequest(PoolRequest):
 
 
 @overload
-def random(size: int) -> bytes: ...
+def random(size: int, *, loop: None = None, callback: None = None) -> bytes: ...
 @overload
 def random(
     size: int, *, loop: BaseLoop, callback: Callable[[bytes | None, Exception | None], object]
