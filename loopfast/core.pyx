@@ -1018,7 +1018,7 @@ cdef class LoopCore(CallbackQueues):
         return PyCapsule_New(&self.state.loop, NULL, NULL)
 
     def _libuv_enter_ptr(self):
-        """Return a ``PyCapsule`` with the ``void f(uv_loop_t*)`` that libuv callbacks made elsewhere must begin with."""
+        """Return a ``PyCapsule`` with the ``void f(uv_loop_t*)`` that libuv callbacks made elsewhere begin with."""
         return PyCapsule_New(<void*> enter_from_callback, NULL, NULL)
 
 
