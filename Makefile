@@ -92,9 +92,17 @@ compatibility: build $(VENV)/.extra-test $(VENV)/.extra-interop
 torture: build $(VENV)/.extra-test
 	@$(RUN) tests/faults/torture.py $(ARGS)
 
+## fuzz: random operations on loopfast and on asyncio, with the same to be seen, for MINUTES=5 (ARGS="--seed 1 --rounds 1")
+fuzz: build $(VENV)/.extra-test
+	@$(RUN) tests/fuzz --minutes $(MINUTES) $(ARGS)
+
 ## asan: the tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize (ARGS="-- tests/tcp")
 asan: build $(VENV)/.extra-test
 	@$(RUN) tests/sanitize $(ARGS)
+
+## tsan: loops in several threads, with ThreadSanitizer on a free-threaded Python (ARGS="--source Python-3.14.N.tar.xz", once)
+tsan: build
+	@$(RUN) tests/sanitize/tsan.py $(ARGS)
 
 ## soak: a server and clients under mixed load, faults and churn for MINUTES=5 (ARGS="--seed 1 --loop asyncio")
 soak: build $(VENV)/.extra-test
@@ -128,13 +136,13 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER := tsan
+LATER :=
 $(LATER):
 	@echo "make $@: not there yet; see 'make help' for what is" >&2
 	@exit 2
 
 .PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels \
-	release-check lint typecheck clean docs compatibility \
+	release-check lint typecheck clean docs compatibility fuzz tsan \
 	build installed $(LATER)
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
