@@ -1,12 +1,8 @@
-"""`make asan`: the test suite on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
-
-Owns the copy of the sources below build/sanitize in which that build is made, so that the usual build stays as it is.
-"""
+"""`make asan`: the test suite on a build with AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 from __future__ import annotations
 
 import argparse
-import filecmp
 import os
 import shutil
 import subprocess
@@ -14,16 +10,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-AREA = ROOT / "build" / "sanitize"
-SANITIZERS = "address,undefined"
+from sanitized import AREA, copy_sources, joined
 
-# What of the checkout the build and the tests need. Nothing that was built: another build would be used by mistake.
-SOURCES = (
-    "bench loopfast tests vendor .github CHANGELOG.md CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md".split()
-)
-SOURCES += "SECURITY.md pyproject.toml setup.py".split()
-BUILT = {".so", ".dylib", ".pyd", ".dll", ".pyc"}
+SANITIZERS = "address,undefined"
 
 # Left out, each with its reason. Nothing of what is compiled is exercised by these alone.
 LEFT_OUT = {
@@ -52,30 +41,6 @@ ASAN_OPTIONS = {
 UBSAN_OPTIONS = {"print_stacktrace": "1", "halt_on_error": "0"}
 
 
-def mirror(source: Path, target: Path) -> set[Path]:
-    """Copy what differs from `source` to `target`, with time stamps; return the files that belong there."""
-    if source.is_file():
-        if not target.exists() or not filecmp.cmp(source, target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-        return {target}
-    kept: set[Path] = set()
-    for path in sorted(source.iterdir()):
-        if path.name in ("__pycache__", "_lib") or path.suffix in BUILT:
-            continue
-        kept |= mirror(path, target / path.name)
-    return kept
-
-
-def copy_sources(tree: Path) -> None:
-    """Bring `tree` to the state of the checkout; what the last build made there stays."""
-    kept = set().union(*(mirror(ROOT / name, tree / name) for name in SOURCES if (ROOT / name).exists()))
-    for name in ("loopfast", "tests"):
-        for path in (tree / name).rglob("*"):
-            if path.is_file() and path not in kept and path.suffix not in BUILT and "_lib" not in path.parts:
-                path.unlink()
-
-
 def runtime_libraries() -> list[str]:
     """The sanitizers' shared libraries of the compiler that builds the extensions."""
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
@@ -87,10 +52,6 @@ def runtime_libraries() -> list[str]:
             sys.exit(f"error: {compiler} has no {name}; install its sanitizer libraries (Debian: they come with gcc)")
         found.append(str(path.resolve()))
     return found
-
-
-def joined(options: dict[str, str], logs: Path, name: str) -> str:
-    return ":".join(f"{key}={value}" for key, value in {**options, "log_path": str(logs / name)}.items())
 
 
 def main() -> int:
