@@ -19,11 +19,13 @@ import importlib
 import json
 import logging
 import mmap
+import os
 import pickle
 import pkgutil
 import random
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -53,6 +55,10 @@ NOT_CALLED = {
 
 #: Words in the names of methods that end an object's life: called last, so that the others find it alive.
 ENDING = ("close", "abort", "cancel", "_del_", "lost", "error", "init", "shutdown", "stop", "eof", "_run")
+
+
+#: Files of a certificate and its key, where there are any.
+CERTIFICATE = [path for path in os.environ.get("ENUMERATION_CERTIFICATE", "").split(os.pathsep) if path]
 
 
 class Interrupted(BaseException):
@@ -125,6 +131,10 @@ class Talker(asyncio.Protocol):
             action()
 
 
+async def waited(awaitable: Any) -> Any:
+    return await awaitable
+
+
 class BufferedTalker(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self.buffer = bytearray(100)
@@ -153,6 +163,7 @@ class World:
         self.transports: list[Any] = []
         self.handles: list[Any] = []
         self.protocols: list[Any] = []
+        self.others: list[Any] = []
         self.pair = socket.socketpair()
         opening = self.loop.create_task(self.open())
         # Not run_until_complete(): on a busy machine watch() finds that this takes long, and stops the loop.
@@ -175,6 +186,7 @@ class World:
             await asyncio.sleep(0.001)
         self.servers.append(server)
         self.transports += [self.client, buffered, *(p.transport for p in self.protocols)]
+        await self.open_others()
         # One with a write request in flight.
         self.protocols[1].transport.pause_reading()
         buffered.write(b"x" * 8_000_000)
@@ -191,9 +203,45 @@ class World:
         ]
         loop.stop()
 
+    async def open_others(self) -> None:
+        """What is neither a TCP connection nor a handle."""
+        loop = self.loop
+        endpoint, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+        connected, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=endpoint.get_extra_info("sockname")
+        )
+        ends = [os.fdopen(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True)]
+        reading, _ = await loop.connect_read_pipe(asyncio.Protocol, ends[0])
+        writing, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, ends[1])
+        self.transports += [endpoint, connected, reading, writing]
+        # Streams over a unix socket, and calls that nobody awaits.
+        near, far = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=near)
+        far_reader, far_writer = await asyncio.open_connection(sock=far)
+        self.transports += [writer.transport, far_writer.transport]
+        self.others = [reader, writer, writer.transport.get_protocol(), reader.read(5), far_reader.readline()]
+        self.more = socket.socketpair()
+        for end in self.more:
+            end.setblocking(False)
+        self.others += [loop.sock_recv(self.more[0], 5), loop.sock_sendall(self.more[1], b"data")]
+        waiting = loop.sock_recv(self.more[1], 5)
+        self.task = loop.create_task(waited(waiting))
+        self.others.append(waiting)
+        if CERTIFICATE:
+            server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            server.load_cert_chain(*CERTIFICATE)
+            client = ssl.create_default_context(cafile=CERTIFICATE[0])
+            near, far = socket.socketpair()
+            (one, _), (other, _) = await asyncio.gather(
+                loop.create_connection(Talker, sock=near, ssl=client, server_hostname="localhost"),
+                loop.connect_accepted_socket(Talker, far, ssl=server),
+            )
+            self.transports += [one, other]
+            self.others += [one._ssl_protocol, one.get_extra_info("ssl_object")]
+
     def everything(self, cls: type) -> list[Any]:
         """The instances of exactly *cls* in this world."""
-        mine = [self.loop, *self.servers, *self.transports, *self.handles]
+        mine = [self.loop, *self.servers, *self.transports, *self.handles, *self.others]
         found = [obj for obj in mine if type(obj) is cls]
         for obj in instances(cls):
             if not any(obj is other for other in found):
@@ -222,7 +270,9 @@ class World:
 
     def close(self) -> None:
         self.close_objects()
-        for end in self.pair:
+        with contextlib.suppress(BaseException):
+            self.task.cancel()
+        for end in (*self.pair, *self.more):
             end.close()
         # Attributes may have been replaced by anything.
         for _ in range(2):
@@ -342,7 +392,7 @@ class Enumerator:
             with contextlib.suppress(Exception):
                 own.append(cls.__new__(cls))
         if world is not None:
-            own += [world.loop, *world.servers, *world.transports, *world.handles, *world.pair]
+            own += [world.loop, *world.servers, *world.transports, *world.handles, *world.others, *world.pair]
         return hostile.values(*own)
 
     def mode_bare(self) -> None:
@@ -450,7 +500,7 @@ class Enumerator:
         for _ in range(self.calls):
             world = World()
             pool = self.pool(world)
-            objects = [world.loop, *world.servers, *world.transports * 2, *world.handles]
+            objects = [world.loop, *world.servers, *world.transports * 2, *world.handles, *world.others]
             objects += [obj for obj in gc.get_objects() if type(obj).__name__ in ("Listener", "DescriptorSet")]
             for step in range(300):
                 obj = self.rng.choice(objects)

@@ -19,7 +19,13 @@ CLASSES = {
     "loopfast.callbacks.TimerHandle",
     "loopfast.handles.poll.DescriptorSet",
     "loopfast.server.Listener",
+    "loopfast.sockops.SocketCall",
+    "loopfast.streams.StreamCall",
+    "loopfast.tls.TLSProtocol",
+    "loopfast.transports.pipe.ReadPipeTransport",
+    "loopfast.transports.pipe.WritePipeTransport",
     "loopfast.transports.tcp.TCPTransport",
+    "loopfast.transports.udp.UDPTransport",
 }
 if sys.version_info >= (3, 14):
     CLASSES.add("loopfast.callbacks.ThreadSafeHandle")

@@ -6,9 +6,12 @@ python tests/crash/torture.py --rounds 3
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +23,19 @@ from enumeration import JOURNAL_SIZE, MODES
 PROGRAM = Path(__file__).with_name("enumeration.py")
 # Seconds; the program ends itself, with all stacks, a little earlier.
 LIMIT = 130
+
+
+@functools.cache
+def certificate() -> str:
+    """Make a certificate of localhost for this process; return its file and that of its key as a search path."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    files = [os.path.join(folder, name) for name in ("cert.pem", "key.pem")]
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run([*command.split(), "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    return os.pathsep.join(files)
 
 
 def run_mode(mode: str, seed: int, calls: int, gc_threshold: int = 0) -> dict[str, Any]:
@@ -35,6 +51,7 @@ def run_mode(mode: str, seed: int, calls: int, gc_threshold: int = 0) -> dict[st
         command = [sys.executable, str(PROGRAM), *options, "--journal", journal.name]
         # The order of sets and dicts of text is part of what the seed repeats.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment["ENUMERATION_CERTIFICATE"] = certificate()
         try:
             ended = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT, env=environment, text=True
