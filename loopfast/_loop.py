@@ -115,6 +115,15 @@ def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, f
     return socket.getaddrinfo(host, port, family, kind, proto, flags)
 
 
+def _refuse_cut_path(sock: Any, address: Any) -> None:
+    """Raise ValueError for the path of a unix socket with NUL inside: the kernel would connect to what stands before."""
+    if getattr(sock, "family", None) == getattr(socket, "AF_UNIX", -1) and isinstance(address, (str, bytes, bytearray)):
+        path = os.fsencode(address) if isinstance(address, str) else address
+        # Abstract names begin with one, and may have more.
+        if 0 in path and path[0] != 0:
+            raise ValueError(f"embedded null byte in the path {address!r}")
+
+
 def _tls_class() -> type[sslproto.SSLProtocol]:
     return TLSProtocol if sslproto.SSLProtocol is InheritedProtocol else sslproto.SSLProtocol
 
@@ -343,6 +352,18 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
                         lookup.cancel()
                         raise
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect the non-blocking *sock* with *address*.
+
+        Raises:
+            OSError: they cannot be connected.
+            ValueError: *address* is a path with NUL inside, or in debug mode *sock* is blocking.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.sock_connect
+        """
+        _refuse_cut_path(sock, address)
+        return await super().sock_connect(sock, address)
 
     # ------------------------------------------------------------------------------------------------- transports
 
