@@ -116,7 +116,7 @@ def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, f
 
 
 def _refuse_cut_path(sock: Any, address: Any) -> None:
-    """Raise ValueError for the path of a unix socket with NUL inside: the kernel would connect to what stands before."""
+    """Raise ValueError for the path of a unix socket with NUL inside, which the kernel would cut there."""
     if getattr(sock, "family", None) == getattr(socket, "AF_UNIX", -1) and isinstance(address, (str, bytes, bytearray)):
         path = os.fsencode(address) if isinstance(address, str) else address
         # Abstract names begin with one, and may have more.

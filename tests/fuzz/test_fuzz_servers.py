@@ -187,7 +187,7 @@ class Servers(Twins):
     def teardown(self) -> None:
         for world in self.worlds:
             for thing in list(world.things.values()):
-                if isinstance(thing, Peer) or isinstance(thing, asyncio.AbstractServer):
+                if isinstance(thing, (Peer, asyncio.AbstractServer)):
                     thing.close()
                 elif isinstance(thing, Noting) and thing.transport is not None:
                     thing.script = {"eof_result": None}
