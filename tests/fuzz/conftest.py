@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, Phase, settings
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
 settings.register_profile("quick", derandomize=True, database=None, **COMMON)
-# `make fuzz` repeats this with one seed after the other; a failure is not made smaller for longer than a round takes.
+# `make fuzz` repeats this with one seed after the other.
 settings.register_profile("long", database=None, **COMMON)
-settings.register_profile("explain", settings.get_profile("long"), phases=list(Phase))
+# A failing example as it was found, without the time that it takes to make it smaller.
+settings.register_profile("raw", settings.get_profile("long"), phases=[Phase.generate])
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 settings.load_profile(PROFILE)
 

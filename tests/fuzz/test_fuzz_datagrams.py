@@ -46,7 +46,7 @@ class Hearing(asyncio.DatagramProtocol):
         for name, value in self.script.pop(event, ()):
             if name == "raise":
                 raise ERRORS[value]
-            self.world.note(self.subject, event, name, outcome(OPERATIONS[name], self, value))
+            self.world.note(self.subject, "in " + event, name, outcome(OPERATIONS[name], self, value))
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -70,6 +70,9 @@ class Hearing(asyncio.DatagramProtocol):
 
 def send(end: Hearing, value: tuple[str, int]) -> Any:
     to, size = value
+    if end.transport.is_closing():
+        # asyncio's looks at a socket that is gone.
+        return "not called"
     try:
         address = end.peer.getsockname() if to == "peer" else None
     except OSError:
@@ -84,7 +87,7 @@ def extra(end: Hearing, value: None) -> Any:
 OPERATIONS: dict[str, Any] = {
     "send": send,
     "send_wrong": lambda end, value: end.transport.sendto(value),
-    "send_to_wrong": lambda end, value: end.transport.sendto(b"data", value),
+    "send_to_wrong": lambda end, value: end.transport.is_closing() or end.transport.sendto(b"data", value),
     "close": lambda end, value: end.transport.close(),
     "abort": lambda end, value: end.transport.abort(),
     "is_closing": lambda end, value: end.transport.is_closing(),

@@ -68,7 +68,7 @@ class Scheduling(Twins):
             case "threadsafe":
                 handles[label] = loop.call_soon_threadsafe(called, 1)
             case "past":
-                handles[label] = loop.call_later(number / 1e6 - 1, called, 1, 2)
+                handles[label] = loop.call_later(number - 1000, called, 1, 2)
             case "due":
                 handles[label] = loop.call_at(self.due(world, number), called)
             case "resolve":

@@ -27,6 +27,9 @@ class Servers(Twins):
     @initialize()
     def begin(self) -> None:
         self.folder = tempfile.mkdtemp()
+        for world in self.worlds:
+            # Whoever writes twice to a client that is gone would hear of it later than asyncio tells.
+            world.gather(False)
         self.server_of: dict[str, str] = {}
 
     # ------------------------------------------------------------------------------------------------- servers
