@@ -159,7 +159,7 @@ cdef class BaseLoop(LoopCore):
 
     cdef int check_unclaimed(self, object fd) except -1:
         """Refuse a descriptor that one of our transports, or one of asyncio's, owns."""
-        cdef int number = descriptor_of(fd) if isinstance(fd, int) and fd >= 0 else -1
+        cdef int number = fd if isinstance(fd, int) and 0 <= fd <= 0x7fffffff else -1
         if number < 0:
             if isinstance(fd, int):
                 return 0
@@ -214,6 +214,8 @@ cdef class BaseLoop(LoopCore):
             if not closed:
                 raise
             number = closed[0]
+        except OverflowError:
+            return False
         was_watched = self.sockets is not None and self.sockets.forget(number, event)
         if self.descriptors is None:
             return was_watched

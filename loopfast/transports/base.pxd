@@ -133,6 +133,7 @@ cdef class NativeTransport(UVHandle):
     # Who the descriptor belongs to, as asyncio's users see it.
     cdef int claim(self, LoopCore loop, int fd, object sock) except -1
     cdef object socket_object(self)
+    cdef int family(self) except -1
     cdef object name_of_peer(self)
     cdef object own_name(self)
     # What get_extra_info() answers from what the transport itself knows.

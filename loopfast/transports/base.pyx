@@ -93,6 +93,10 @@ cdef class NativeTransport(UVHandle):
     cdef object socket_object(self):
         return self.sock
 
+    cdef int family(self) except -1:
+        """The address family of the socket, also once it is closed: of one with IPv6 the name has four parts."""
+        return socket.AF_INET6 if isinstance(self.sockname, tuple) and len(self.sockname) == 4 else socket.AF_INET
+
     cdef object name_of_peer(self):
         return end_name(self.socket_object().getpeername) if self.handle != NULL else None
 
@@ -150,7 +154,7 @@ cdef class NativeTransport(UVHandle):
                 return default
             if self.socket_view is None:
                 # One object for ever, as users compare it: it follows the socket, which is detached at the end.
-                sock = self.socket_object() if self.handle != NULL else closed_socket()
+                sock = self.socket_object() if self.handle != NULL else closed_socket(self.family())
                 self.socket_view = trsock.TransportSocket(sock)
             return self.socket_view
         return default
@@ -280,7 +284,9 @@ cdef class NativeTransport(UVHandle):
         # A mark may be any number; one beyond the address space is never reached.
         self.high_water = <size_t> min(high, 1 << 62)
         self.low_water = <size_t> min(low, 1 << 62)
-        if not self.closing:
+        if not self.closing and self.unsent() > self.high_water:
+            # What has merely gathered does not count.
+            self.flush()
             self.update_flow()
 
     def _set_write_buffer_limits(self, high=None, low=None):
@@ -403,9 +409,9 @@ def _begin(NativeTransport transport not None):
 cdef object BEGIN = _begin
 
 
-cdef object closed_socket():
+cdef object closed_socket(int family):
     """Return what is left of a transport's socket once it is closed."""
-    sock = socket.socket()
+    sock = socket.socket(family)
     sock.close()
     return sock
 

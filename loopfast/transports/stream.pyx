@@ -200,10 +200,15 @@ cdef void guarded_read_end(StreamTransport stream, ssize_t status) noexcept:
         stream.loop.fail(exc)
 
 
-cdef void guarded_flush(StreamTransport stream) noexcept:
+cdef void guarded_flush(StreamTransport stream, int status) noexcept:
+    """Send what has gathered, of which the last try has failed with *status*: an error is told once by the kernel."""
     try:
         stream.loop.enter_context(stream.context)
-        stream.flush()
+        if status < 0 and status != uv.UV_EAGAIN:
+            stream.drop_queue()
+            stream.on_write_error(system_error(status))
+        else:
+            stream.flush()
         stream.loop.leave_context()
     except BaseException as exc:
         stream.loop.fail(exc)
@@ -431,6 +436,9 @@ cdef class StreamTransport(NativeTransport):
         try:
             keep_open = self.protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
+            # The protocol has not decided: the next run, if there is one, tells it again.
+            if not self.closing and not self.paused:
+                self.start_reading()
             raise
         except BaseException as exc:
             return self.on_protocol_error(exc, "Fatal error: protocol.eof_received() call failed.")
@@ -556,7 +564,8 @@ cdef class StreamTransport(NativeTransport):
                     direct.len = view.len
                     sent = uv.uv_try_write(<uv.uv_stream_t*> self.handle, &direct, 1)
                     if sent < 0:
-                        # The flush that follows meets the same error and reports it.
+                        if sent != uv.UV_EAGAIN:
+                            return self.on_write_error(system_error(sent))
                         sent = 0
             if sent < view.len and not self.conn_lost and self.handle != NULL:
                 copy = (<char*> view.buf)[sent:view.len]
@@ -581,7 +590,7 @@ cdef class StreamTransport(NativeTransport):
         return self.loop.request_turn_end(self)
 
     cdef void on_turn_end(self) noexcept:
-        cdef int status
+        cdef int status = 0
         if self.count and not self.in_flight and self.handle != NULL and self.count <= SEGMENTS_PER_CALL:
             status = uv.uv_try_write(<uv.uv_stream_t*> self.handle, self.bufs + self.first, self.count)
             if status == <int> self.queued:
@@ -591,7 +600,7 @@ cdef class StreamTransport(NativeTransport):
                     return
             elif status > 0:
                 self.drop_sent(<size_t> status)
-        guarded_flush(self)
+        guarded_flush(self, status)
 
     cdef int flush(self) except -1:
         """Send what has gathered; make a write request of what the kernel does not take."""

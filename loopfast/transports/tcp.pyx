@@ -37,6 +37,9 @@ cdef class SocketStream(StreamTransport):
             self.sock = socket.socket(self.peer.any.sa_family, socket.SOCK_STREAM, -1, self.fd)
         return self.sock
 
+    cdef int family(self) except -1:
+        return self.peer.any.sa_family
+
     cdef int release_socket(self) except -1:
         # Somebody may ask once it is closed.
         if self.sockname is None and self.handle != NULL and lf_local_address(self.fd, &self.local) < 0:
