@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from hypothesis import strategies as st
@@ -160,7 +161,9 @@ class Readers(Twins):
                 if isinstance(thing, Peer):
                     thing.close()
                 else:
-                    thing[1].transport.abort()
+                    # asyncio's looks at a loop that is gone.
+                    with contextlib.suppress(AttributeError):
+                        thing[1].transport.abort()
         super().teardown()
 
 

@@ -250,9 +250,15 @@ def history(kind: str, contexts: Contexts, side: str, version: str, damage: Any,
             world.note("end", name, outcome(operation, protocol, argument))
         world.drain()
     if protocol.transport is not None:
-        # It closes within its time, whatever the other end does.
         protocol.transport.close()
-        world.wait(gone(world))
+        world.drain()
+        if is_silent:
+            # It closes within its time, whatever the other end does.
+            world.wait(gone(world))
+        elif not is_lost(world):
+            # It would, as soon as the time is over.
+            world.note("end", "waits")
+            protocol.transport.abort()
     world.drain()
     other.end("closed")
     world.drain()
@@ -260,13 +266,29 @@ def history(kind: str, contexts: Contexts, side: str, version: str, damage: Any,
     mine.close()
     left = open_descriptors() - before
     assert not left, f"{kind}: descriptors left open: {left}"
-    return dict(world.logs)
+    logs = dict(world.logs)
+    return (
+        logs
+        if damage == NOTHING
+        else {subject: [without_reason(entry) for entry in log] for subject, log in logs.items()}
+    )
+
+
+def without_reason(entry: Any) -> Any:
+    """What OpenSSL finds wrong with damaged bytes depends on the keys."""
+    if isinstance(entry, tuple):
+        return ("SSLError",) if entry[:1] == ("SSLError",) else tuple(without_reason(item) for item in entry)
+    return entry
+
+
+def is_lost(world: World) -> bool:
+    return "lost" in {entry[0] for entry in world.logs["end"]}
 
 
 async def gone(world: World) -> None:
     """Wait for connection_lost()."""
     deadline = world.loop.time() + 10
-    while "lost" not in {entry[0] for entry in world.logs["end"]}:
+    while not is_lost(world):
         assert world.loop.time() < deadline, "the connection does not end"
         for pump in world.pumps.values():
             pump()
@@ -279,7 +301,11 @@ def received(log: Any) -> bytes:
 
 def check(contexts: Contexts, side: str, version: str, damage: Any, piece: int, steps: Any) -> Any:
     ours, theirs = (history(kind, contexts, side, version, damage, piece, steps) for kind in KINDS)
-    assert ours == theirs
+    if damage[2][0] in ("insert", "drop", "repeat") and damage[1] > 0:
+        # Random bytes may now be where a length should be.
+        assert ("lost" in str(ours.get("end"))) == ("lost" in str(theirs.get("end"))), (ours, theirs)
+    else:
+        assert ours == theirs
     sent = b"".join(content(value, value) for who, (name, value) in steps if name == "send")
     # Damaged data is never taken for data.
     assert sent.startswith(received(ours))

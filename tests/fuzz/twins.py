@@ -324,7 +324,7 @@ class Peer:
 
 def content(number: int, size: int) -> bytes:
     """Return *size* bytes that differ from those of other numbers, and in which a lost or exchanged piece shows."""
-    words = b"".join((number * 65536 + at).to_bytes(4, "big") for at in range(size // 4 + 1))
+    words = b"".join((number % 65536 * 65536 + at).to_bytes(4, "big") for at in range(size // 4 + 1))
     return words[:size]
 
 
