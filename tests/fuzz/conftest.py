@@ -24,7 +24,7 @@ settings.load_profile(PROFILE)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "fuzz" in item.path.parts and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(120 if PROFILE == "quick" else 3600))
+            item.add_marker(pytest.mark.timeout(300 if PROFILE == "quick" else 3600))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -188,4 +188,4 @@ class Datagrams(Twins):
 
 
 TestDatagrams = Datagrams.TestCase
-TestDatagrams.settings = examples(50)
+TestDatagrams.settings = examples(30)

@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, consumes, rule
 from twins import Peer, Twins, World, content, examples, shown, stream_pair
 
 LOCALHOST = "127.0.0.1"
-HUGE = 1_500_000
+HUGE = 600_000
 
 WRONG_DESCRIPTORS: dict[str, Any] = {
     "negative": -1,
@@ -389,4 +389,4 @@ class Descriptors(Twins):
 
 
 TestDescriptors = Descriptors.TestCase
-TestDescriptors.settings = examples(60)
+TestDescriptors.settings = examples(40)

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, consumes, initialize, precondition, rule
 from noting import reset
 from twins import Peer, Twins, World, content, examples, outcome, stream_pair
 
-HUGE = 1_500_000
+HUGE = 600_000
 # With few letters, so that separators are found, nearly found, and split.
 texts = st.text("ab\r\n", min_size=1, max_size=30).map(str.encode)
 reads = st.one_of(
@@ -168,4 +168,4 @@ class Readers(Twins):
 
 
 TestReaders = Readers.TestCase
-TestReaders.settings = examples(50)
+TestReaders.settings = examples(30)

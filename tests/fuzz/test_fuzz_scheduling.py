@@ -249,4 +249,4 @@ class Scheduling(Twins):
 
 
 TestScheduling = Scheduling.TestCase
-TestScheduling.settings = examples(60)
+TestScheduling.settings = examples(40)

@@ -202,4 +202,4 @@ class Servers(Twins):
 
 
 TestServers = Servers.TestCase
-TestServers.settings = examples(50)
+TestServers.settings = examples(30)

@@ -320,7 +320,7 @@ versions = st.sampled_from(list(VERSIONS))
 NOTHING = ("handshake", -1, ("flip", 0))
 
 
-@examples(60)
+@examples(40)
 @given(
     side=sides,
     version=versions,

@@ -11,7 +11,7 @@ from noting import OPERATIONS, PROTOCOLS, Noting, changes, questions, reset, scr
 from twins import Peer, Twins, World, content, examples, outcome, stream_pair
 
 # More than the sockets of a pair hold together.
-HUGE = 1_500_000
+HUGE = 600_000
 
 
 class Transports(Twins):
@@ -157,4 +157,4 @@ class Transports(Twins):
 
 
 TestTransports = Transports.TestCase
-TestTransports.settings = examples(60)
+TestTransports.settings = examples(40)
