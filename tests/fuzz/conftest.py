@@ -10,13 +10,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # A slow machine is no defect: what waits for ever is pytest-timeout's business.
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True, "database": None}
+# To make a failing example smaller takes many minutes.
+AS_FOUND = {"phases": [Phase.explicit, Phase.generate]}
 
-settings.register_profile("quick", derandomize=True, database=None, **COMMON)
+settings.register_profile("quick", derandomize=True, **AS_FOUND, **COMMON)
 # `make fuzz` repeats this with one seed after the other.
-settings.register_profile("long", database=None, **COMMON)
-# A failing example as it was found, without the time that it takes to make it smaller.
-settings.register_profile("raw", settings.get_profile("long"), phases=[Phase.generate])
+settings.register_profile("long", **AS_FOUND, **COMMON)
+# The same, and the smallest example that fails (HYPOTHESIS_PROFILE=smaller, with --hypothesis-seed).
+settings.register_profile("smaller", **COMMON)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 settings.load_profile(PROFILE)
 

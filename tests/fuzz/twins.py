@@ -28,7 +28,7 @@ ENDLESS = 5000
 # second value is for the attempts to make a failing example smaller.
 PATIENCE = [2.0, 0.05]
 
-EXAMPLES = {"quick": 1, "long": 10, "raw": 2}
+EXAMPLES = {"quick": 1, "long": 10, "smaller": 10}
 
 
 def examples(quick: int, steps: int = 30) -> settings:
