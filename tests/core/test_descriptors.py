@@ -443,3 +443,11 @@ def test_a_watched_object_is_kept_until_it_is_removed(loop, pair):
     assert loop.remove_reader(number) is True
     gc.collect()
     assert watched() is None
+
+
+@pytest.mark.parametrize("number", [1_000_000, 2**31, 2**40, 2**70])
+async def test_a_number_that_no_descriptor_has_is_not_watched(loop, number):
+    assert loop.remove_reader(number) is False
+    assert loop.remove_writer(number) is False
+    with pytest.raises((OSError, OverflowError)):
+        loop.add_reader(number, print)

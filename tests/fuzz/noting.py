@@ -52,8 +52,8 @@ scripts = st.fixed_dictionaries(
 
 
 def without_closing(script: dict[str, Any]) -> dict[str, Any]:
-    """asyncio closes a second time when resume_writing() has closed, and looks for ever at a queue that is empty when it
-    has ended the run."""
+    """asyncio closes a second time when resume_writing() has closed, and looks for ever at an empty queue when that has
+    ended the run."""
     for event in ("resume", "pause"):
         script[event] = [step for step in script.get(event, ()) if step[0] not in ("close", "abort", "raise")]
     return script

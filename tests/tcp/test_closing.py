@@ -13,7 +13,18 @@ import sys
 import weakref
 
 import pytest
-from support import Echo, Recorder, pattern, read_exactly, read_to_end, serving, settle, transport_and_peer, until
+from support import (
+    Echo,
+    Recorder,
+    pattern,
+    read_exactly,
+    read_to_end,
+    serving,
+    settle,
+    tcp_pair,
+    transport_and_peer,
+    until,
+)
 
 METHODS = {
     "close": lambda transport: transport.close(),
@@ -324,3 +335,39 @@ async def test_a_protocol_keeps_its_transport_alive_and_no_more(loop):
         assert await lost is None
         assert await reader.read() == b""
         await until(lost.done)
+
+
+@pytest.mark.parametrize("data", [b"answer", bytearray(100_000)], ids=["small", "large and mutable"])
+async def test_a_reset_that_a_write_meets_first(loop, data):
+    """The kernel tells of it once, and then of a broken pipe."""
+
+    class Answering(Recorder):
+        def data_received(self, received):
+            self.transport.write(data)
+
+    async with transport_and_peer(Answering) as (transport, protocol, peer):
+        transport.pause_reading()
+        peer.send(b"question")
+        reset(peer)
+        transport.resume_reading()
+        assert isinstance(await protocol.lost, ConnectionResetError)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_an_end_of_stream_that_ends_the_run_is_told_again(loop, error):
+    mine, peer = tcp_pair()
+
+    class Ending(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            if self.events.count("eof") == 1:
+                raise error
+
+    protocol = Ending(loop)
+    loop.run_until_complete(loop.create_connection(lambda: protocol, sock=mine))
+    peer.shutdown(socket.SHUT_WR)
+    with pytest.raises(error):
+        loop.run_until_complete(protocol.lost)
+    assert loop.run_until_complete(protocol.lost) is None
+    assert protocol.events == ["made", "eof", "eof", "lost"]
+    peer.close()

@@ -214,3 +214,12 @@ async def test_gathering_can_be_turned_off(loop):
     async with transport_and_peer() as (transport, _, peer):
         transport.write(b"now")
         assert peer.recv(100) == b"now"
+
+
+async def test_new_limits_do_not_pause_for_what_can_be_sent(loop):
+    async with transport_and_peer() as (transport, protocol, peer):
+        transport.write(b"first")
+        transport.set_write_buffer_limits(0)
+        transport.write(b"second")
+        assert await read_exactly(peer, 11) == b"firstsecond"
+        assert protocol.events == ["made"]

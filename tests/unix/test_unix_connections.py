@@ -360,3 +360,13 @@ async def test_start_tls_over_a_pair(loop, certificate):
     assert await protocol.lost is None
     await settle(20)
     assert echo.transport.is_closing()
+
+
+async def test_the_socket_of_a_closed_connection_has_its_family(loop):
+    mine, peer = socket.socketpair()
+    with peer:
+        transport, protocol = await loop.create_connection(Recorder, sock=mine)
+        transport.abort()
+        await protocol.lost
+        sock = transport.get_extra_info("socket")
+        assert (sock.fileno(), sock.family) == (-1, socket.AF_UNIX)
