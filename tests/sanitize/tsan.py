@@ -50,7 +50,7 @@ def build_interpreter(archive: Path) -> Path:
             file.extractall(folder, filter="data")
         (source,) = Path(folder).iterdir()
         quiet = {"cwd": source, "check": True, "stdout": subprocess.DEVNULL}
-        options = "--disable-gil --with-thread-sanitizer --disable-test-modules --without-doc-strings".split()
+        options = "--disable-gil --with-thread-sanitizer --disable-test-modules --without-ensurepip".split()
         subprocess.run(["./configure", "-q", f"--prefix={PREFIX}", *options], **quiet)
         # A build runs the interpreter; what the sanitizer thinks of that is not the question.
         environment = {**os.environ, "TSAN_OPTIONS": "report_bugs=0"}
@@ -73,6 +73,26 @@ def interpreter(given: Path | None, archive: Path | None) -> Path:
     return python
 
 
+def install_packages(python: Path) -> None:
+    """Install what building takes. This interpreter's pip does it: under the sanitizer pip takes minutes to start."""
+    ask = "import sys, sysconfig as s; print(s.get_path('purelib'), '%d.%d' % sys.version_info[:2])"
+    place, version = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    abis = [word for abi in (f"cp{version.replace('.', '')}t", "abi3t", "none") for word in ("--abi", abi)]
+    options = [
+        "--target",
+        place,
+        "--python-version",
+        version,
+        "--implementation",
+        "cp",
+        *abis,
+        "--only-binary",
+        ":all:",
+    ]
+    packages = ["setuptools>=77", "cython>=3.3", "cffi>=2"]
+    subprocess.run([sys.executable, "-m", "pip", "-q", "install", *options, *packages], check=True)
+
+
 def build(python: Path, tree: Path) -> None:
     """Build the extensions in *tree*, a copy of the checkout."""
     copy_sources(tree)
@@ -81,8 +101,7 @@ def build(python: Path, tree: Path) -> None:
         mirror(ROOT / "build" / "c", tree / "build" / "c")
     environment = {**os.environ, "LOOPFAST_SANITIZE": "thread", "PYTHONPATH": "", "TSAN_OPTIONS": "report_bugs=0"}
     if subprocess.run([python, "-c", "import Cython, cffi, setuptools"], capture_output=True).returncode:
-        packages = ["setuptools>=77", "cython>=3.3", "cffi>=2"]
-        subprocess.run([python, "-m", "pip", "-q", "install", *packages], env=environment, check=True)
+        install_packages(python)
     command = [python, "setup.py", "-q", "build_ext", "--inplace", f"-j{JOBS}"]
     subprocess.run(command, cwd=tree, env=environment, check=True)
 
