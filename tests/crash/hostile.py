@@ -156,7 +156,8 @@ def argument_lists(
     yield (), {}
     for number in range(count - 1):
         length = wanted if number % 4 else rng.randrange(6)
-        positional = tuple(rng.choice(pool)() for _ in range(length))
+        # Not of a generator: the tuple would grow, while the watchdog may hold it as one of all objects.
+        positional = tuple([rng.choice(pool)() for _ in range(length)])
         keywords = {}
         if names and number % 3 == 0:
             for name in rng.sample(names, min(len(names), rng.randrange(1, 3))):
