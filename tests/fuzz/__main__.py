@@ -23,7 +23,7 @@ def main() -> int:
     os.environ["HYPOTHESIS_PROFILE"] = "long"
     end = time.monotonic() + options.minutes * 60
     failed = 0
-    has_place = any(not word.startswith("-") for word in options.arguments)
+    has_place = any(Path(word.partition("::")[0]).exists() for word in options.arguments)
     places = options.arguments if has_place else [str(FOLDER), *options.arguments]
     for seed in range(options.seed, options.seed + options.rounds):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--hypothesis-seed={seed}", *places]
