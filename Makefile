@@ -35,7 +35,6 @@ LISTED := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(
 help:
 	@echo 'make TARGET [PYTHON=python3.13] [ARGS="..."]'
 	@sed -n 's/^## \([a-z-]*\): /\1|/p' Makefile | awk -F'|' '{ printf "  %-10s %s\n", $$1, $$2 }'
-	@echo 'later: $(LATER)'
 
 ## demo: serve a FastAPI application on loopfast, talk to it, compare with asyncio
 demo: build $(VENV)/.extra-demo
@@ -136,14 +135,10 @@ clean:
 	rm -rf build dist loopfast/_lib *.egg-info
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
-LATER :=
-$(LATER):
-	@echo "make $@: not there yet; see 'make help' for what is" >&2
-	@exit 2
 
 .PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels \
 	release-check lint typecheck clean docs compatibility fuzz tsan \
-	build installed $(LATER)
+	build installed
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
 
