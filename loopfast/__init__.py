@@ -32,6 +32,7 @@ from loopfast._run import new_event_loop, run
 from loopfast._version import __version__
 
 if TYPE_CHECKING:
+    from loopfast._alias import LoopfastAliasWarning, UvloopAlias, uvloop_alias
     from loopfast._policy import EventLoopPolicy as EventLoopPolicy
     from loopfast._watch import Change, ChangeKind, Watch, watch
 
@@ -41,6 +42,8 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Loop",
+    "LoopfastAliasWarning",
+    "UvloopAlias",
     "Watch",
     "__version__",
     "install",
@@ -48,10 +51,12 @@ __all__ = [
     "new_event_loop",
     "run",
     "uninstall",
+    "uvloop_alias",
     "watch",
 ]
 
 #: Loaded on first use.
+_FROM_ALIAS = ("LoopfastAliasWarning", "UvloopAlias", "uvloop_alias")
 _FROM_WATCH = ("Change", "ChangeKind", "Watch", "watch")
 
 
@@ -59,8 +64,8 @@ if not TYPE_CHECKING:
     # A type checker would take it to mean that every name exists.
 
     def __getattr__(name: str) -> Any:
-        """Define on first use ``EventLoopPolicy``, so that importing loopfast never touches asyncio's policies, and
-        what watches files."""
+        """Define on first use ``EventLoopPolicy``, so that importing loopfast never touches asyncio's policies, the
+        alias of uvloop, and what watches files."""
         if name == "EventLoopPolicy":
             from loopfast._policy import event_loop_policy_class
 
@@ -70,8 +75,13 @@ if not TYPE_CHECKING:
 
             globals().update({item: getattr(_watch, item) for item in _FROM_WATCH})
             return globals()[name]
+        if name in _FROM_ALIAS:
+            from loopfast import _alias
+
+            globals().update({item: getattr(_alias, item) for item in _FROM_ALIAS})
+            return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "EventLoopPolicy", *_FROM_WATCH})
+    return sorted({*globals(), "EventLoopPolicy", *_FROM_ALIAS, *_FROM_WATCH})

@@ -1,6 +1,6 @@
-"""`python -m loopfast`: what is installed and on what machine, in a form to paste into a bug report.
+"""The command `loopfast`, also `python -m loopfast`: what is installed and on what machine, for bug reports.
 
-`python -m loopfast bench` is the benchmark command.
+`loopfast run` and `loopfast bench` are commands of their own, in the modules that main() names.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import sys
 from collections.abc import Sequence
 
 import loopfast
-from loopfast import _bench, _info
+from loopfast import _bench, _command, _info
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m loopfast",
+        prog="loopfast",
         description="Print the versions, the build, the machine and the features of this loopfast installation, for "
         "bug reports. Contains no host name and no user name.",
-        epilog="`python -m loopfast bench --help` tells about the benchmark command.",
+        epilog="`loopfast run --help` and `loopfast bench --help` tell about running a program on loopfast and about "
+        "the benchmarks.",
     )
     parser.add_argument(
         "--version", action="version", version=f"loopfast {loopfast.__version__} (libuv {loopfast.libuv_version()})"
     )
+    parser.add_argument("command", nargs="?", choices=["info"], default="info", help="this report, the default")
     parser.add_argument("--json", action="store_true", help="print the same facts as one JSON object")
     return parser
 
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["bench"]:
         return _bench.main(words[1:])
+    if words[:1] == ["run"]:
+        return _command.main(words[1:])
     arguments = _parser().parse_args(words)
     facts = _info.collect()
     try:

@@ -1,4 +1,4 @@
-"""install() and uninstall(): make loopfast the loop that asyncio and uvicorn choose when nobody chose one.
+"""install() and uninstall(): make loopfast the loop that asyncio and its servers choose when nobody chose one.
 
 Everything that install() changes in other modules is changed through the three small classes below, each of which
 knows how to take its change back, and how to recognise that somebody else has changed the same thing since.
@@ -47,33 +47,34 @@ class _Policy:
 
 
 class _Attribute:
-    """One function of one module, replaced by ours."""
+    """One function of one module or class, replaced by ours."""
 
-    def __init__(self, module: ModuleType, name: str, make: Callable[[_Function], _Function]) -> None:
-        self._module, self._name, self._make = module, name, make
+    def __init__(self, owner: ModuleType | type, name: str, make: Callable[[_Function], _Function]) -> None:
+        self.owner, self._name, self._make = owner, name, make
         self._ours: _Function | None = None
         self._previous: Any = None
 
     def apply(self) -> None:
-        current = getattr(self._module, self._name)
+        current = getattr(self.owner, self._name)
         if current is not self._ours:
             self._previous = current
             self._ours = self._make(current)
-            setattr(self._module, self._name, self._ours)
+            setattr(self.owner, self._name, self._ours)
 
     def undo(self) -> None:
         """Put the previous function back, unless somebody has replaced ours in the meantime: theirs stays."""
-        if self._ours is not None and getattr(self._module, self._name, None) is self._ours:
-            setattr(self._module, self._name, self._previous)
+        if self._ours is not None and getattr(self.owner, self._name, None) is self._ours:
+            setattr(self.owner, self._name, self._previous)
         self._ours = None
 
 
 class _AfterImport:
     """Functions of modules that may be imported already, may be imported later, or never.
 
-    uvicorn is slow to import and often not installed, so install() must not import it. What is loaded is changed at
+    Servers are slow to import and often not installed, so install() must not import one. What is loaded is changed at
     once; for the rest this object stands first on sys.meta_path, lets the other finders find the module, and changes
     it when its code has run. Import machinery: https://docs.python.org/3/reference/import.html#the-meta-path.
+    A function is named as in ``__qualname__``: that of a class has the class in front.
     """
 
     def __init__(self, replacements: dict[str, dict[str, Callable[[_Function], _Function]]]) -> None:
@@ -97,12 +98,14 @@ class _AfterImport:
 
     def change(self, module: ModuleType) -> None:
         """Replace the functions of ``module`` that this version of it has."""
-        for name, make in self._replacements[module.__name__].items():
-            if hasattr(module, name):
-                key = module.__name__, name
+        for qualified, make in self._replacements[module.__name__].items():
+            class_name, _, name = qualified.rpartition(".")
+            owner = getattr(module, class_name, None) if class_name else module
+            if hasattr(owner, name):
+                key = module.__name__, qualified
                 attribute = self._changed.get(key)
-                if attribute is None or attribute._module is not module:
-                    attribute = self._changed[key] = _Attribute(module, name, make)
+                if attribute is None or attribute.owner is not owner:
+                    attribute = self._changed[key] = _Attribute(cast("ModuleType | type", owner), name, make)
                 attribute.apply()
 
     def find_spec(
@@ -183,6 +186,18 @@ def _uvicorn_asyncio_setup(previous: _Function) -> _Function:
     return asyncio_setup
 
 
+def _gunicorn_asgi_setup(previous: _Function) -> _Function:
+    def _setup_event_loop(self: Any) -> None:
+        """gunicorn's own ASGI worker, from 24 on: make its loop, for ``asgi_loop = "auto"``."""
+        if _installed and getattr(self.cfg, "asgi_loop", "auto") == "auto":
+            self.loop = new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        else:
+            previous(self)
+
+    return _setup_event_loop
+
+
 def _make_changes() -> list[_Change]:
     changes: list[_Change] = []
     from loopfast._policy import event_loop_policy_class, policy_function
@@ -202,6 +217,7 @@ def _make_changes() -> list[_Change]:
                     "auto_loop_setup": _uvicorn_auto_loop_setup,
                 },
                 "uvicorn.loops.asyncio": {"asyncio_setup": _uvicorn_asyncio_setup},
+                "gunicorn.workers.gasgi": {"ASGIWorker._setup_event_loop": _gunicorn_asgi_setup},
             }
         )
     )
@@ -223,10 +239,11 @@ def install() -> None:
     ``loop="none"`` means asyncio's default, so it gives loopfast.
 
     What it changes: the event loop policy (up to Python 3.15; from 3.16 ``asyncio.new_event_loop`` and
-    ``asyncio.events.new_event_loop``), and the functions in ``uvicorn.loops.auto`` and, before uvicorn 0.36,
-    ``uvicorn.loops.asyncio`` that translate ``"auto"`` and ``"asyncio"``. Nothing is imported for that. A process
-    that is started with the "spawn" method, as uvicorn's workers and its reloader are, inherits none of it:
-    pass ``loop="loopfast:new_event_loop"`` there.
+    ``asyncio.events.new_event_loop``), the functions in ``uvicorn.loops.auto`` and, before uvicorn 0.36,
+    ``uvicorn.loops.asyncio`` that translate ``"auto"`` and ``"asyncio"``, and the method of gunicorn's own ASGI worker
+    that translates ``asgi_loop = "auto"``. Nothing is imported for that. A process that is started with the "spawn"
+    method, as uvicorn's workers and its reloader are, inherits none of it: pass ``loop="loopfast:new_event_loop"``
+    there, or start the program with ``loopfast run``.
 
     Calling it again does nothing, except that it puts back what others replaced in the meantime.
     """

@@ -31,10 +31,10 @@ LAYERS = (
     ("transports.process",),
     ("baseloop",),
     ("_version", "_endpoints", "_streams", "_loop"),
-    ("_run", "_policy", "_install", "_watch"),
+    ("_run", "_policy", "_install", "_alias", "_watch"),
     ("",),  # the package itself: public names
-    ("_info", "bench"),
-    ("_bench",),
+    ("_info", "bench", "serving", "_boot._loopfast_boot", "_boot.sitecustomize"),
+    ("_bench", "_command", "workers"),
     ("__main__",),
 )
 #: The first layer that is plain Python; below it everything is compiled.
