@@ -87,6 +87,10 @@ docs: build $(VENV)/.extra-test $(VENV)/.extra-interop $(VENV)/.extra-docs
 compatibility: build $(VENV)/.extra-test $(VENV)/.extra-interop
 	@$(RUN) -m tests.compatibility run $(ARGS)
 
+## engines: Dask distributed and Ray Serve on loopfast (installs some hundred megabytes)
+engines: build $(VENV)/.extra-test $(VENV)/.extra-interop $(VENV)/.extra-engines
+	$(PYTEST) tests/interop/test_dask.py tests/interop/test_ray.py -m interop $(ARGS)
+
 ## torture: each system call and allocation of every scenario fails in turn, then hostile arguments (ARGS="--seconds 600 --seed 1")
 torture: build $(VENV)/.extra-test
 	@$(RUN) tests/faults/torture.py $(ARGS)
@@ -136,7 +140,7 @@ clean:
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
 
-.PHONY: help demo serve test test-all packaging debug budget bench parity interop torture asan soak wheels \
+.PHONY: help demo serve test test-all packaging debug budget bench parity interop engines torture asan soak wheels \
 	release-check lint typecheck clean docs compatibility fuzz tsan \
 	build installed
 

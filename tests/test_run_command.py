@@ -184,7 +184,7 @@ INTROSPECTION = """
     spec = __spec__ and __spec__.name
     print(json.dumps({
         "argv": sys.argv, "path": sys.path, "name": __name__, "file": globals().get("__file__"), "spec": spec,
-        "package": __package__, "main": __main__.__dict__ is globals(), "orig": sys.orig_argv[1:],
+        "package": __package__, "main": __main__.__dict__ is globals(),
         "flags": list(sys.flags), "warnings": sys.warnoptions, "x": sys._xoptions,
     }))
 """
@@ -366,6 +366,13 @@ def test_what_never_needs_a_loop_loads_nothing(tmp_path: Path) -> None:
     )
     done = loopfast_run("-c", program, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_program_that_imports_loopfast_itself(tmp_path: Path) -> None:
+    """Importing it imports asyncio in the midst of that; afterwards it decides."""
+    program = f"import loopfast\n{ONE}loopfast.uninstall()\nprint(asyncio.run(running()))"
+    done = loopfast_run("-c", program, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("loopfast\nasyncio\n", "")
 
 
 def test_asyncio_itself_keeps_no_trace(tmp_path: Path) -> None:

@@ -27,13 +27,14 @@ class Hook:
     def __init__(self, words: Sequence[str]) -> None:
         self.is_main = f"pid={os.getpid()}" in words  # the program that `loopfast run` was given
         self._waits = True
+        self._wanted = False  # asyncio is there, loopfast not yet
         self._as_uvloop = "as-uvloop" in words
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find asyncio with the other finders, to be told when its code has run; uvloop is the alias."""
-        if fullname == "asyncio" and self._waits:
+        """Find asyncio and loopfast with the other finders, to hear when their code has run; uvloop is the alias."""
+        if fullname in ("asyncio", "loopfast") and self._waits:
             for finder in sys.meta_path:
                 if finder is not self and hasattr(finder, "find_spec"):
                     spec = finder.find_spec(fullname, path, target)
@@ -49,16 +50,24 @@ class Hook:
                 return alias.module.__spec__  # type: ignore[no-any-return]
         return None
 
-    def install(self) -> None:
-        """Call ``loopfast.install()``, once; asyncio has just been imported."""
-        if self._waits:
+    def imported(self, name: str) -> None:
+        """Once asyncio has been imported, import loopfast and call its ``install()``.
+
+        A program may import loopfast itself, which imports asyncio in the midst of that: then it is for later.
+        """
+        if not self._waits:
+            return
+        try:
+            if name == "asyncio":
+                self._wanted = True
+                if "loopfast" not in sys.modules:
+                    self._load()
+            elif self._wanted:
+                self._waits = False
+                sys.modules["loopfast"].install()
+        except Exception as exc:
             self._waits = False
-            try:
-                package = self._load()
-                if package is not None:
-                    package.install()
-            except Exception as exc:
-                tell(f"{exc!r}; {sys.executable} runs without loopfast")
+            tell(f"{exc!r}; {sys.executable} runs without loopfast")
 
     def _load(self) -> Any:
         """Return loopfast: this interpreter's own, or else the one this file belongs to; None where neither fits."""
@@ -86,7 +95,7 @@ class Hook:
 
 
 class _Loader:
-    """Loads asyncio with its own loader and then tells the hook; no trace of this object stays in the module."""
+    """Loads a module with its own loader and then tells the hook; no trace of this object stays in the module."""
 
     def __init__(self, loader: Any, hook: Hook) -> None:
         self._loader, self._hook = loader, hook
@@ -102,7 +111,7 @@ class _Loader:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        self._hook.install()
+        self._hook.imported(module.__name__)
 
 
 def is_built_here() -> bool:
@@ -125,4 +134,4 @@ def start(words: Sequence[str]) -> None:
     hook = Hook(words)
     sys.meta_path.insert(0, hook)
     if "asyncio" in sys.modules:  # by a .pth file
-        hook.install()
+        hook.imported("asyncio")

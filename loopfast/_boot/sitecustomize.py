@@ -1,6 +1,6 @@
 # Python imports a module of this name when it starts, from the first entry of PYTHONPATH that has one; `loopfast run`
-# puts this folder there. Any Python below may read this file, so it is written for all of them, Python 2 included: where
-# loopfast cannot run, only the user's own sitecustomize is imported.
+# puts this folder there. Any Python below may read this file, so it is written for all of them, Python 2 included:
+# where loopfast cannot run, only the user's own sitecustomize is imported.
 
 import os
 import sys

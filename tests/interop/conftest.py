@@ -18,6 +18,13 @@ import pytest
 from programs import Program, command_of, free_port, missing, short_folder
 from support import LOCALHOST
 
+# Large packages with an extra of their own, `engines`: their tests exist where they are installed.
+collect_ignore = [
+    f"test_{name}.py"
+    for name, package in {"dask": "distributed", "ray": "ray"}.items()
+    if importlib.util.find_spec(package) is None
+]
+
 # Seconds for one test: some start half a dozen Python processes on a busy machine.
 HANG = 60
 

@@ -75,7 +75,12 @@ class Program:
     """A program in a session of its own, its output read line by line. Leaving the context, nothing of it is left."""
 
     def __init__(
-        self, *command: str | os.PathLike[str], cwd: Path | None = None, user: str | None = None, **environment: str
+        self,
+        *command: str | os.PathLike[str],
+        cwd: Path | None = None,
+        user: str | None = None,
+        pass_fds: Sequence[int] = (),
+        **environment: str,
     ) -> None:
         self.command = [str(word) for word in command]
         self.lines: list[str] = []
@@ -96,6 +101,7 @@ class Program:
             text=True,
             errors="replace",
             start_new_session=True,
+            pass_fds=pass_fds,
             **account,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
