@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+# What loopfast.install() changes when it is imported. They import asyncio themselves, which would be too late.
+SERVER_MODULES = ("gunicorn.workers.gasgi", "uvicorn.loops.asyncio", "uvicorn.loops.auto")
+
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -35,19 +38,30 @@ class Hook:
     ) -> ModuleSpec | None:
         """Find asyncio and loopfast with the other finders, to hear when their code has run; uvloop is the alias."""
         if fullname in ("asyncio", "loopfast") and self._waits:
-            for finder in sys.meta_path:
-                if finder is not self and hasattr(finder, "find_spec"):
-                    spec = finder.find_spec(fullname, path, target)
-                    if spec is not None:
-                        if spec.loader is not None:
-                            spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]
-                        return spec
-        elif fullname == "uvloop" and self._as_uvloop:
+            spec = self._find_elsewhere(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]
+            return spec
+        if fullname in SERVER_MODULES and self._waits:
+            import asyncio  # noqa: F401
+
+            return self._find_elsewhere(fullname, path, target)
+        if fullname == "uvloop" and self._as_uvloop:
             package = self._load()
             if package is not None:
                 alias = package.uvloop_alias()
                 self._as_uvloop = False  # from here on sys.modules has it; who undoes it wants uvloop itself
                 return alias.module.__spec__  # type: ignore[no-any-return]
+        return None
+
+    def _find_elsewhere(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    return spec
         return None
 
     def imported(self, name: str) -> None:

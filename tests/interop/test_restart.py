@@ -46,18 +46,21 @@ def test_gunicorn_by_sighup(worker, tmp_path):
     with python(*words, "-k", f"loopfast.workers.{worker}", cwd=tmp_path, HOME=str(tmp_path)) as server:
         port = int(server.expect(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
 
-        def started():
-            return {int(server.expect(r"application started in (\d+)")[1]) for _ in range(2)}
+        def changed(ends):
+            """Wait until two workers have started and *ends* have ended, in whichever order."""
+            pids = {"started": set(), "ended": set()}
+            while (len(pids["started"]), len(pids["ended"])) != (2, ends):
+                found = server.expect(r"application (started|ended) in (\d+)")
+                pids[found[1]].add(int(found[2]))
+            return pids["started"]
 
-        generations = [started()]
+        generations = [changed(0)]
         once_up(partial(connection, port), "/loop")
         with Load(port) as load:
             load.wait_for(100)
             for _ in range(RESTARTS):
                 server.send_signal(signal.SIGHUP)
-                generations.append(started())
-                for _ in range(2):
-                    server.expect("application ended in")
+                generations.append(changed(2))
                 load.wait_for(100, generations[-1])
         check(load, generations)
         assert server.stop() == 0, server.output

@@ -155,6 +155,8 @@ def test_a_choice_that_was_made_stays_and_the_alias_turns_it(tmp_path):
     for as_uvloop, kind in ((False, "uvloop"), (True, "loopfast")):
         with gunicorn(tmp_path, "-k", "asgi", "--asgi-loop", "uvloop", as_uvloop=as_uvloop) as server:
             port = gunicorn_port(server)
+            for _ in range(2):  # one that is still starting does not hear of the end
+                server.expect("ASGI server listening")
             assert once_up(partial(connection, port), "/loop")["loop"] == kind
             with contextlib.closing(connection(port)) as link:
                 assert ask(link, "GET", "/command") == {"out": "through cat", "status": 0}
