@@ -6,17 +6,28 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-
 __all__ = ["DrainingServer"]
 
 if TYPE_CHECKING:
-    _Base = Any
+
+    class Server:
+        """What is used of ``uvicorn.Server``; uvicorn need not be there where types are checked."""
+
+        servers: list[asyncio.Server]
+        server_state: Any
+        started: bool
+        force_exit: bool
+
+        def __init__(self, config: Any) -> None: ...
+        async def serve(self, sockets: list[socket.socket] | None = None) -> None: ...
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None: ...
+        def run(self, sockets: list[socket.socket] | None = None) -> None: ...
+
 else:
-    _Base = uvicorn.Server
+    from uvicorn import Server
 
 
-class DrainingServer(_Base):
+class DrainingServer(Server):
     """``uvicorn.Server`` that on its way out waits for the first request of the connections it has just accepted.
 
     uvicorn closes every connection on which no request is in progress, those included whose client has only just

@@ -9,30 +9,39 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gunicorn.arbiter import Arbiter
-
 from loopfast.serving import DrainingServer
-
-try:
-    from uvicorn_worker import UvicornWorker as _UvicornWorker
-except ModuleNotFoundError as exc:
-    if exc.name != "uvicorn_worker":
-        raise
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it points to uvicorn-worker
-        from uvicorn.workers import UvicornWorker as _UvicornWorker
 
 __all__ = ["UvicornH11Worker", "UvicornWorker"]
 
 if TYPE_CHECKING:
-    _Base = Any
+
+    class _UvicornWorker:
+        """What is used of the class of uvicorn-worker, which need not be there where types are checked."""
+
+        CONFIG_KWARGS: dict[str, Any]
+        config: Any
+        wsgi: Any
+        sockets: Any
+
+        def _install_sigquit_handler(self) -> None: ...
+
 else:
-    _Base = _UvicornWorker
+    try:
+        from uvicorn_worker import UvicornWorker as _UvicornWorker
+    except ModuleNotFoundError as exc:
+        if exc.name != "uvicorn_worker":
+            raise
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it points to uvicorn-worker
+            from uvicorn.workers import UvicornWorker as _UvicornWorker
+
+#: What gunicorn takes for "the worker could not start", and ends by itself (``Arbiter.WORKER_BOOT_ERROR``).
+BOOT_ERROR = 3
 
 
-class UvicornWorker(_Base):
+class UvicornWorker(_UvicornWorker):
     """gunicorn's uvicorn worker on loopfast. It needs uvicorn 0.36 or later, which takes a loop by its import string.
 
     On SIGTERM, and so in a restart by SIGHUP to gunicorn, it ends as `loopfast.serving.DrainingServer` does. For other
@@ -48,7 +57,7 @@ class UvicornWorker(_Base):
         server = DrainingServer(self.config)
         await server.serve(sockets=self.sockets)
         if not server.started:
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            sys.exit(BOOT_ERROR)
 
 
 class UvicornH11Worker(UvicornWorker):
