@@ -33,7 +33,7 @@ PACKAGE = "loopfast"
 GENERATED_C = "build/c"
 BENCH = "bench"
 BENCH_SUFFIXES = (".py", ".c", ".toml")
-BENCH_OMITS = ("demo", "results", "__init__.py")  # loopfast/bench has an __init__.py of its own
+BENCH_OMITS = ("demo", "scaling.py", "results", "__init__.py")  # loopfast/bench has an __init__.py of its own
 LIB_PACKAGE = f"{PACKAGE}._lib"
 
 DIRECTIVES = {

@@ -15,9 +15,8 @@ import pytest
 from programs import Program, connection, free_port, once_up, python
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
-BLOCK = re.compile(
-    r"^```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
-)
+# A block, and the name of a file in the line before it.
+BLOCK = re.compile(r"(?:^`(?P<title>[\w.]+)`:\n\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 SERVERS = ("uvicorn", "fastapi", "gunicorn", "hypercorn")
 
 pytestmark = pytest.mark.interop(

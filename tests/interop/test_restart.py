@@ -33,6 +33,7 @@ RESTARTS = 4
 
 def check(load: Load, generations: list[set[int]]) -> None:
     """Every generation has answered, and every request was."""
+    print(f"{load.answers.total()} requests, {load.resent} of them sent again, {len(load.lost)} lost")
     assert load.lost == [], (load.lost[:5], len(load.lost), sum(load.answers.values()))
     for pids in generations:
         assert sum(load.answers[pid] for pid in pids) > 0

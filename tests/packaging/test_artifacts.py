@@ -114,6 +114,7 @@ def test_the_wheel_holds_one_libuv_and_the_licences(wheel: Path) -> None:
     licences = [name for name in names if "/licenses/" in name]
     assert any(name.endswith("/LICENSE") for name in licences) and any("libuv" in name.lower() for name in licences)
     assert "loopfast/core.pxd" in names and "loopfast/py.typed" in names
+    assert "loopfast/_boot/sitecustomize.py" in names
     assert not [name for name in names if name.endswith((".pyx", ".c")) and not name.startswith("loopfast/bench/")]
     assert wheel.stat().st_size < 1.5 * 2**20
 
@@ -186,6 +187,14 @@ def test_the_wheel_runs_outside_the_checkout(
         [python(environment), "-m", "loopfast"], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60
     )
     assert report.returncode == 0 and "libuv" in report.stdout
+    # The command, and a process below it.
+    kind = "import asyncio; loop = asyncio.new_event_loop(); print(type(loop).__module__, flush=True); loop.close()"
+    program = f"{kind}; import subprocess, sys; subprocess.run([sys.executable, '-c', {kind!r}], check=True)"
+    command = Path(python(environment)).with_name("loopfast")
+    done = subprocess.run(
+        [command, "run", "-c", program], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "loopfast._loop\n" * 2, "")
 
 
 PROBE = """
