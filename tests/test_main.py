@@ -56,6 +56,7 @@ def test_names_the_libuv_file_in_use() -> None:
 def test_text_has_every_fact_of_the_json() -> None:
     text = run_command().stdout
     facts = json.loads(run_command("--json").stdout)
+    assert run_command("info").stdout.splitlines()[0] == text.splitlines()[0]
     sections = {section.splitlines()[0]: section for section in text.strip().split("\n\n")}
     assert list(sections) == [title for title, entries in facts.items() if entries]
     for title, entries in facts.items():

@@ -62,7 +62,7 @@ def test_gunicorn_by_sighup(worker, tmp_path):
             for _ in range(RESTARTS):
                 server.send_signal(signal.SIGHUP)
                 generations.append(changed(2))
-                load.wait_for(100, generations[-1])
+                load.wait_for(500, generations[-1])
         check(load, generations)
         assert server.stop() == 0, server.output
 
@@ -105,7 +105,7 @@ def take_over(start: Callable[[], Program], port: int) -> None:
                 load.wait_for(1, pids)
                 assert server.stop() in (0, -signal.SIGTERM), server.output
                 server = following
-                load.wait_for(100, pids)
+                load.wait_for(500, pids)
         check(load, generations)
         assert server.stop() in (0, -signal.SIGTERM), server.output
 
