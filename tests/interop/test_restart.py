@@ -25,6 +25,7 @@ if sys.platform != "win32":
 
 pytestmark = [
     pytest.mark.interop("uvicorn", "gunicorn", "uvicorn_worker", "fastapi"),
+    pytest.mark.timeout(180),  # five generations of servers
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn, and sockets that are handed over, are POSIX's"),
 ]
 
