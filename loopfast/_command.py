@@ -19,7 +19,7 @@ from typing import NoReturn
 __all__ = ["command_line", "environment", "main"]
 
 BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_boot")
-PYTHON_SUFFIXES = (".py", ".pyw", ".pyz", ".pyc")
+PYTHON_SUFFIXES = (".py", ".pyw", ".pyz", ".pyc", ".zip")
 
 # The statuses that env(1), nohup(1) and shells end with.
 CANNOT_RUN, NOT_FOUND = 126, 127

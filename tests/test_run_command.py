@@ -6,6 +6,7 @@ Everything runs in processes of its own, started from a folder that has no loopf
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 import loopfast
-from loopfast import _command
+from loopfast import _command, _install
 
 PACKAGE = Path(loopfast.__file__).parent
 SOURCE_ROOT = PACKAGE.parent
@@ -373,6 +374,17 @@ def test_a_program_that_imports_loopfast_itself(tmp_path: Path) -> None:
     program = f"import loopfast\n{ONE}loopfast.uninstall()\nprint(asyncio.run(running()))"
     done = loopfast_run("-c", program, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("loopfast\nasyncio\n", "")
+
+
+def test_the_modules_that_install_changes_are_known_at_the_start() -> None:
+    """They import asyncio, so what waits for asyncio must know them beforehand."""
+    path = Path(_command.BOOT, "_loopfast_boot.py")
+    spec = importlib.util.spec_from_file_location("_loopfast_boot_under_test", path)
+    assert spec is not None and spec.loader is not None
+    boot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(boot)
+    changed = [set(change._replacements) for change in _install._make_changes() if hasattr(change, "_replacements")]
+    assert changed == [set(boot.SERVER_MODULES)]
 
 
 def test_asyncio_itself_keeps_no_trace(tmp_path: Path) -> None:
