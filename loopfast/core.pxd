@@ -40,6 +40,8 @@ ctypedef struct LoopState:
     # `alarm` runs, for the deadline `alarm_deadline`.
     bint alarm_set
     double alarm_deadline
+    # Jobs on files that libuv has: closing the loop waits a while for them.
+    unsigned int file_jobs
     # Borrowed: the loop that owns this state.
     PyObject* owner
 

@@ -25,7 +25,7 @@ from loopfast.callbacks cimport (
 )
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
-from loopfast.includes.closing cimport lf_end_left_open, lf_end_loop, lf_forget_left_open
+from loopfast.includes.closing cimport lf_end_left_open, lf_end_loop, lf_forget_left_open, lf_wait_for_jobs
 from loopfast.includes.counters cimport LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport (
     LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_pause,
@@ -315,6 +315,7 @@ cdef class LoopCore(CallbackQueues):
         lf_unlock(&self.mutex)
         state.may_block = False
         uv.uv_walk(&state.loop, close_foreign, NULL)
+        lf_wait_for_jobs(&state.loop, &state.file_jobs)
         lf_end_loop(&state.loop)
         return 0
 

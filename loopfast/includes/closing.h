@@ -3,15 +3,31 @@
 #ifndef LOOPFAST_CLOSING_H
 #define LOOPFAST_CLOSING_H
 
+#include <Python.h>
 #include <stdlib.h>
 #include <uv.h>
 
 #include "threads.h"
 
+/* Milliseconds that closing a loop waits for jobs on files: the read of a pipe may never end. */
+#define LF_CLOSE_PATIENCE 1000
+
 /* Loops that are closed but for such requests (a name that is being looked up). Guarded by the GIL, or by the lock. */
 static lf_mutex lf_left_open_lock;
 static uv_loop_t **lf_left_open;
 static int lf_left_open_count, lf_left_open_capacity;
+
+/* What was begun to be written is there when the loop is closed, and what was opened is closed again. */
+static void lf_wait_for_jobs(uv_loop_t *loop, const unsigned int *left) {
+    uint64_t deadline = uv_hrtime() + (uint64_t)LF_CLOSE_PATIENCE * 1000000;
+    if (*left) uv_run(loop, UV_RUN_NOWAIT);
+    while (*left && uv_hrtime() < deadline) {
+        Py_BEGIN_ALLOW_THREADS
+        uv_sleep(1);
+        Py_END_ALLOW_THREADS
+        uv_run(loop, UV_RUN_NOWAIT);
+    }
+}
 
 /* Free the allocation that begins with `loop`, whose handles are closed; with requests left, keep it for later. Without
    memory for that it is never freed, which is safe. */

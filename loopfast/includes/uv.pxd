@@ -83,6 +83,31 @@ cdef extern from "uv.h" nogil:
         void* data
         uv_loop_t* loop
 
+    ctypedef struct uv_timespec_t:
+        long tv_sec
+        long tv_nsec
+
+    ctypedef struct uv_stat_t:
+        uint64_t st_dev
+        uint64_t st_mode
+        uint64_t st_nlink
+        uint64_t st_uid
+        uint64_t st_gid
+        uint64_t st_rdev
+        uint64_t st_ino
+        uint64_t st_size
+        uint64_t st_blksize
+        uint64_t st_blocks
+        uv_timespec_t st_atim
+        uv_timespec_t st_mtim
+        uv_timespec_t st_ctim
+
+    ctypedef struct uv_fs_t:
+        uv_loop_t* loop
+        ssize_t result
+        void* ptr
+        uv_stat_t statbuf
+
     ctypedef enum uv_run_mode:
         UV_RUN_DEFAULT
         UV_RUN_ONCE
@@ -103,8 +128,10 @@ cdef extern from "uv.h" nogil:
 
     int UV_EOF
     int UV_EAGAIN
+    int UV_EBADF
     int UV_EBUSY
     int UV_ECANCELED
+    int UV_EIO
     int UV_ENOBUFS
     int UV_ENOMEM
     int UV_UNKNOWN
@@ -171,6 +198,7 @@ cdef extern from "uv.h" nogil:
     int uv_poll_start(uv_poll_t* handle, int events, uv_poll_cb cb)
     int uv_poll_stop(uv_poll_t* handle)
 
+    int uv_cancel(uv_req_t* req)
     int uv_fs_event_init(uv_loop_t* loop, uv_fs_event_t* handle)
     int uv_fs_event_start(uv_fs_event_t* handle, uv_fs_event_cb cb, const char* path, unsigned int flags)
 
@@ -192,7 +220,6 @@ cdef extern from "uv.h" nogil:
         uv_udp_send_cb cb
     )
 
-    int uv_cancel(uv_req_t* req)
     int uv_getaddrinfo(
         uv_loop_t* loop, uv_getaddrinfo_t* req, uv_getaddrinfo_cb cb, const char* node, const char* service,
         const addrinfo* hints
