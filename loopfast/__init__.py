@@ -32,6 +32,7 @@ from loopfast._run import new_event_loop, run
 from loopfast._version import __version__
 
 if TYPE_CHECKING:
+    from loopfast import fs as fs
     from loopfast._alias import LoopfastAliasWarning, UvloopAlias, uvloop_alias
     from loopfast._policy import EventLoopPolicy as EventLoopPolicy
     from loopfast._watch import Change, ChangeKind, Watch, watch
@@ -65,7 +66,11 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """Define on first use ``EventLoopPolicy``, so that importing loopfast never touches asyncio's policies, the
-        alias of uvloop, and what watches files."""
+        alias of uvloop, and what is about files."""
+        if name == "fs":
+            import loopfast.fs
+
+            return loopfast.fs
         if name == "EventLoopPolicy":
             from loopfast._policy import event_loop_policy_class
 
@@ -84,4 +89,4 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "EventLoopPolicy", *_FROM_ALIAS, *_FROM_WATCH})
+    return sorted({*globals(), "EventLoopPolicy", "fs", *_FROM_ALIAS, *_FROM_WATCH})

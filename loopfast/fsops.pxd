@@ -23,9 +23,9 @@ cdef class Descriptor:
     cdef readonly int number
     # Requests that libuv has.
     cdef readonly int in_flight
+    # Closed with this object.
+    cdef public bint is_owned
     cdef:
-        # Closed with this object.
-        bint is_owned
         # Futures to be set when `in_flight` is zero; None without.
         list idle_waiters
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from asyncio import InvalidStateError
+from types import GenericAlias
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -675,6 +676,10 @@ cdef class DirEntry:
     def __init__(self):
         raise TypeError("cannot create 'loopfast.fs.DirEntry' instances")
 
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
+
     @property
     def path(self):
         """The folder's path as given, joined with the name."""
@@ -810,13 +815,14 @@ def on_paths(int kind, path, other, int mode=0, int flags=0):
     return request
 
 
-def on_file(int kind, file, int mode=0, int64_t offset=-1, Py_ssize_t size=0, bint is_named=False):
+def on_file(int kind, file, int mode=0, int64_t offset=-1, Py_ssize_t size=0, bint is_named=False, int flags=0):
     """Return the request *kind* for a `Descriptor` or the number of one; *is_named*: errors name the number."""
     cdef Request request = new_request(kind)
     set_file(request, file, is_named)
     request.job.mode = mode
     request.job.offset = offset
     request.job.size = size
+    request.job.flags = flags
     return request
 
 
