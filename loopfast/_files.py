@@ -416,13 +416,13 @@ class BinaryFile:
                 return self._cut(len(self._chunk) - self._at)
 
     async def readlines(self, hint: int | None = -1, /) -> list[bytes]:
-        """Return the remaining lines; no more once they have *hint* bytes, if that is positive."""
+        """Return the remaining lines; no more once they exceed *hint* bytes, if that is positive."""
         lines = []
         total = 0
         while line := await self.readline():
             lines.append(line)
             total += len(line)
-            if hint is not None and 0 < hint <= total:
+            if hint is not None and 0 < hint < total:
                 break
         return lines
 
@@ -692,6 +692,8 @@ class TextFile:
         self._new: tuple[int, bytes] = (0, b"")
         self._old: tuple[int, bytes] = (0, b"")
         self._skipped = 0
+        # The last look for more found the end of the file.
+        self._has_ended = False
 
     # ------------------------------------------------------------------------------------------------- what it is
 
@@ -773,6 +775,7 @@ class TextFile:
         waiting, flags = self._decoder.getstate()
         text = self._decoder.decode(data, not data)
         binary._at = len(binary._chunk)
+        self._has_ended = not data
         if not rest:
             self._old, self._skipped = (0, b""), 0
         elif self._at >= self._split:
@@ -795,7 +798,7 @@ class TextFile:
             if not waiting:
                 # Nothing before here is needed to tell where this is.
                 self._text, self._at, self._split, self._skipped = "", 0, 0, 0
-                self._new, self._old = (flags, b""), (0, b"")
+                self._new, self._old = (0 if self._has_ended else flags, b""), (0, b"")
         return text
 
     async def _be_read(self) -> None:
@@ -863,13 +866,13 @@ class TextFile:
             binary._leave()
 
     async def readlines(self, hint: int | None = -1, /) -> list[str]:
-        """Return the remaining lines; no more once they have *hint* characters, if that is positive."""
+        """Return the remaining lines; no more once they exceed *hint* characters, if that is positive."""
         lines = []
         total = 0
         while line := await self.readline():
             lines.append(line)
             total += len(line)
-            if hint is not None and 0 < hint <= total:
+            if hint is not None and 0 < hint < total:
                 break
         return lines
 
@@ -891,12 +894,18 @@ class TextFile:
 
     # ------------------------------------------------------------------------------------------------- writing
 
-    def _encode(self, text: str) -> bytes:
+    def _encode_from(self, position: int) -> None:
+        """Begin to encode at *position*: no mark of the byte order in the middle of a file."""
         if self._encoder is None:
             self._encoder = codecs.getincrementalencoder(self._encoding)(self._errors)
-            if self._binary._seekable and self._binary._position:
-                # No mark of the byte order in the middle of a file.
-                self._encoder.setstate(0)
+        if position:
+            self._encoder.setstate(0)
+        else:
+            self._encoder.reset()
+
+    def _encode(self, text: str) -> bytes:
+        if self._encoder is None:
+            self._encode_from(self._binary._position if self._binary._seekable else 0)
         data: bytes = self._encoder.encode(text)
         return data
 
@@ -1016,8 +1025,9 @@ class TextFile:
         fed, skipped, is_end = cookie >> 128 & mask, cookie >> 192 & mask, cookie >> 256
         await binary._seek(position, os.SEEK_SET)
         self._forget()
-        if flags or fed:
-            self._decoder = self._decoder or self._new_decoder()
+        if cookie and (binary._readable or flags or skipped):
+            if self._decoder is None:
+                self._decoder = self._new_decoder()
             self._decoder.setstate((b"", flags))
             self._new = flags, b""
         if fed:
@@ -1027,11 +1037,7 @@ class TextFile:
                 raise OSError("can't restore logical file position")
             self._text, self._at = text, skipped
             self._new = flags, data
-        if self._encoder is not None:
-            if cookie:
-                self._encoder.setstate(0)
-            else:
-                self._encoder.reset()
+        self._encode_from(cookie)
 
     async def tell(self) -> int:
         """Return the position, a number for `seek`."""
@@ -1062,9 +1068,12 @@ class TextFile:
         try:
             if whence == os.SEEK_END:
                 cookie = await binary._seek(0, os.SEEK_END)
-            elif whence == os.SEEK_CUR:
-                cookie = self._tell()
-            await self._go_to(cookie)
+                self._forget()
+                self._encode_from(cookie)
+            else:
+                if whence == os.SEEK_CUR:
+                    cookie = self._tell()
+                await self._go_to(cookie)
             return cookie
         finally:
             binary._leave()
