@@ -143,7 +143,7 @@ class BinaryFile:
         if getattr(self, "_closing", True) is not None:
             return
         warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
-        # The descriptor goes with the last request that uses it. What was not even begun is written here and now.
+        # What was not even begun is written here and now. The descriptor goes with the last request that uses it.
         try:
             if self._out and self._pending is None and self._fd.number >= 0:
                 data = b"".join(self._out)
@@ -153,6 +153,10 @@ class BinaryFile:
                     data = data[count:]
                     self._end += count
         finally:
+            # Whoever has the warning may have the file with it.
+            self._closing = self._loop.create_future()
+            self._closing.set_result(None)
+            self._fd.drop()
             if self._on_close is not None:
                 self._on_close()
 

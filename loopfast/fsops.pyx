@@ -261,6 +261,12 @@ cdef class Descriptor:
             self.idle_waiters.append(future)
         return future
 
+    def drop(self):
+        """Close it here and now if it is ours and no request uses it; else that comes with the last reference."""
+        if self.in_flight == 0 and self.is_owned and self.number >= 0:
+            number, self.number = self.number, -1
+            lf_close(number)
+
     def give(self):
         """Return the number for somebody else to close; this object is closed."""
         number, self.number = self.number, -1
@@ -292,6 +298,8 @@ cdef class Request(LoopObject):
                 RuntimeWarning, 1, "coroutine 'loopfast.fs.%U' was never awaited", <PyObject*> NAMES[self.kind]) < 0:
             PyErr_WriteUnraisable(<PyObject*> NAMES[self.kind])
         self.give_up()
+        # The result is the caller's alone, and may be a file to be closed when he drops it.
+        lf_forget_value()
 
     # ------------------------------------------------------------------------------------------------- coroutine
 
