@@ -1,7 +1,7 @@
 """loopfast.fs beside aiofiles, anyio and plain threads: small files, large files, many at once, lines, a tree.
 
-``python -m bench.files`` needs aiofiles and anyio. Each figure is the median of several rounds, each in a fresh process;
-files are in the system's cache.
+``python -m bench.files`` needs aiofiles and anyio. Each figure is the median of several rounds, each in a fresh
+process; files are in the system's cache.
 """
 
 from __future__ import annotations
@@ -353,7 +353,16 @@ def main() -> None:
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in options.beside}
         for _ in range(options.rounds):
             for name in results:
-                command = [sys.executable, "-m", "bench.files", "--one", what, name, str(options.files), str(options.large)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.files",
+                    "--one",
+                    what,
+                    name,
+                    str(options.files),
+                    str(options.large),
+                ]
                 done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
                 results[name].append(json.loads(done.stdout))
         for name, rounds in results.items():
@@ -362,8 +371,8 @@ def main() -> None:
             count, unit = rounds[0]["count"], rounds[0]["unit"]
             rates = [count / value for value in seconds]
             print(
-                f"{what:13} {name:9} {statistics.median(rates):10,.0f} {unit}/s  ({min(rates):,.0f} - {max(rates):,.0f}),"
-                f" processor {cpu / count * 1e6:,.1f} µs each",
+                f"{what:13} {name:9} {statistics.median(rates):10,.0f} {unit}/s "
+                f" ({min(rates):,.0f} - {max(rates):,.0f}), processor {cpu / count * 1e6:,.1f} µs each",
                 flush=True,
             )
 

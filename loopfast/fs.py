@@ -1,7 +1,7 @@
 """Asynchronous files: ``async with loopfast.fs.open(path) as file`` and the functions of ``os``, with ``await``.
 
-For loopfast's loops only. What is done runs in libuv's threads (four; ``UV_THREADPOOL_SIZE`` sets another number before the
-first use), never in the loop's, and where the environment sets ``UV_USE_IO_URING=1``, plain requests in the kernel's ring.
+For loopfast's loops only. What may wait for a disk runs in libuv's threads (four; ``UV_THREADPOOL_SIZE`` sets another
+number before the first use), and where the environment sets ``UV_USE_IO_URING=1``, plain requests in the kernel's ring.
 Paths are text, bytes or ``os.PathLike``, results and errors those of ``os``, with the names in ``filename`` and
 ``filename2``. A wrong argument is told by the call, everything else by its ``await``.
 
@@ -11,24 +11,20 @@ A cancelled call is not begun if it still waits for a thread; else it runs to it
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
-import errno
 import functools
-import io
-import locale
 import os
 import shutil
 import stat as _stat
-import tempfile
-import warnings
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from loopfast import fsops
-from loopfast._files import BUFFER_SIZE, BinaryFile, Opening, TextFile, as_bytes
+from loopfast._files import BinaryFile, Opening
+from loopfast._opening import check_newline, opening, text_encoding, text_errors
+from loopfast._tempfiles import NamedTemporaryFile, TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
+from loopfast._textfiles import TextFile
 from loopfast.fsops import Descriptor, DirEntry
 
 if TYPE_CHECKING:
@@ -87,123 +83,8 @@ __all__ = [
 _T = TypeVar("_T")
 _P = TypeVar("_P", str, bytes)
 
-#: Names that are tried for a temporary file, as in tempfile.
-_TRIES = 10_000
-
 
 # ---------------------------------------------------------------------------------------------------------- open files
-
-
-def _parse_mode(mode: str) -> tuple[int, bool]:
-    """Return the flags for the system and whether this is about bytes; raise what builtins.open() raises."""
-    if not isinstance(mode, str):
-        raise TypeError(f"open() argument 'mode' must be str, not {type(mode).__name__}")
-    letters = set(mode)
-    if letters - set("rwxa+bt") or len(mode) > len(letters):
-        raise ValueError(f"invalid mode: {mode!r}")
-    if len(letters & set("rwxa")) != 1:
-        raise ValueError(f"must have exactly one of create/read/write/append mode: {mode!r}")
-    if letters >= {"b", "t"}:
-        raise ValueError(f"can't have text and binary mode at once: {mode!r}")
-    flags = os.O_RDWR if "+" in letters else os.O_RDONLY if "r" in letters else os.O_WRONLY
-    if "w" in letters:
-        flags |= os.O_CREAT | os.O_TRUNC
-    elif "x" in letters:
-        flags |= os.O_CREAT | os.O_EXCL
-    elif "a" in letters:
-        flags |= os.O_CREAT | os.O_APPEND
-    return flags, "b" in letters
-
-
-def _text_encoding(encoding: str | None) -> str:
-    """The name of the encoding, which must be one of text."""
-    if encoding is None or encoding == "locale":
-        encoding = io.text_encoding(encoding, 3)
-        if encoding == "locale":
-            encoding = locale.getencoding()
-    elif not isinstance(encoding, str):
-        raise TypeError(f"open() argument 'encoding' must be str or None, not {type(encoding).__name__}")
-    if not getattr(codecs.lookup(encoding), "_is_text_encoding", True):
-        raise LookupError(f"{encoding!r} is not a text encoding; use codecs.open() to handle arbitrary codecs")
-    return encoding
-
-
-def _text_errors(errors: str | None) -> str:
-    if errors is None:
-        return "strict"
-    codecs.lookup_error(errors)
-    return errors
-
-
-def _check_newline(newline: str | None) -> None:
-    if newline is not None and not isinstance(newline, str):
-        raise TypeError(f"open() argument 'newline' must be str or None, not {type(newline).__name__}")
-    if newline not in (None, "", "\n", "\r", "\r\n"):
-        raise ValueError(f"illegal newline value: {newline!r}")
-
-
-async def _open(
-    request: Awaitable[Any],
-    name: Any,
-    mode: str,
-    buffering: int,
-    text: tuple[str, str, str | None] | None,
-    closes: bool | None,
-) -> Any:
-    """Make the file of an open request. *closes*: of a descriptor that was given, whether the file owns it."""
-    descriptor, kind, size, position, is_terminal = await request
-    if _stat.S_ISCHR(kind):
-        # Where a terminal stands means nothing.
-        position = -1 if is_terminal else position
-    if closes:
-        descriptor.is_owned = True
-    buffer_size = buffering if buffering > 1 or buffering == 0 else BUFFER_SIZE
-    file = BinaryFile(descriptor, name, mode, buffer_size, position, size, closes is not None)
-    if text is None:
-        return file
-    return TextFile(file, *text, buffering == 1 or (buffering < 0 and is_terminal), mode)
-
-
-def _opening(
-    file: Any,
-    mode: str,
-    buffering: int,
-    encoding: str | None,
-    errors: str | None,
-    newline: str | None,
-    closefd: bool,
-) -> Opening[Any]:
-    flags, is_binary = _parse_mode(mode)
-    text = None
-    if is_binary:
-        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
-            if value is not None:
-                raise ValueError(f"binary mode doesn't take {name!r}, got {value!r}")
-    else:
-        _check_newline(newline)
-        if buffering == 0:
-            raise ValueError("can't have unbuffered text I/O")
-        text = _text_encoding(encoding), _text_errors(errors), newline
-    if isinstance(file, int):
-        if file < 0:
-            raise ValueError(f"negative file descriptor: {file!r}")
-
-        def open_number() -> Any:
-            descriptor = Descriptor(file, False)
-            request = fsops.on_file(fsops.OPEN, descriptor, 0, flags=flags)
-            return _open(request, file, mode, buffering, text, closefd)
-
-        return Opening(open_number)
-    if not closefd:
-        raise ValueError(f"Cannot use closefd=False with file name {file!r}")
-    path = os.fspath(file)
-    if (b"\0" if isinstance(path, bytes) else "\0") in path:
-        raise ValueError(f"embedded null byte in {path!r}")
-
-    def open_path() -> Any:
-        return _open(fsops.on_path(fsops.OPEN, path, 0o666, flags), path, mode, buffering, text, None)
-
-    return Opening(open_path)
 
 
 @overload
@@ -267,7 +148,7 @@ def open(
 
     Source: https://docs.python.org/3/library/functions.html#open
     """
-    return _opening(file, mode, buffering, encoding, errors, newline, closefd)
+    return opening(file, mode, buffering, encoding, errors, newline, closefd)
 
 
 # --------------------------------------------------------------------------------------------------------- whole files
@@ -291,9 +172,9 @@ async def read_text(
         OSError: it cannot be opened or read.
         UnicodeError: it cannot be decoded.
     """
-    _check_newline(newline)
-    name, handler = _text_encoding(encoding), _text_errors(errors)
-    text = (await fsops.on_path(fsops.READ_WHOLE, path)).decode(name, handler)
+    check_newline(newline)
+    name, handler = text_encoding(encoding), text_errors(errors)
+    text: str = (await fsops.on_path(fsops.READ_WHOLE, path)).decode(name, handler)
     if newline is None and "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text
@@ -329,12 +210,12 @@ async def write_text(
     """
     if not isinstance(text, str):
         raise TypeError(f"data must be str, not {type(text).__name__}")
-    _check_newline(newline)
+    check_newline(newline)
     ending = os.linesep if newline is None else newline
     size = len(text)
     if ending not in ("", "\n"):
         text = text.replace("\n", ending)
-    await write_bytes(path, text.encode(_text_encoding(encoding), _text_errors(errors)))
+    await write_bytes(path, text.encode(text_encoding(encoding), text_errors(errors)))
     return size
 
 
@@ -546,9 +427,7 @@ def chmod(path: StrOrBytesPath | int, mode: int) -> Coroutine[Any, Any, None]:
     return fsops.on_path(fsops.CHMOD, path, mode)
 
 
-def chown(
-    path: StrOrBytesPath | int, uid: int, gid: int, *, follow_symlinks: bool = True
-) -> Coroutine[Any, Any, None]:
+def chown(path: StrOrBytesPath | int, uid: int, gid: int, *, follow_symlinks: bool = True) -> Coroutine[Any, Any, None]:
     """Set owner and group of a path or descriptor; -1 leaves one as it is.
 
     Raises:
@@ -833,241 +712,3 @@ async def walk(
             # With *topdown* the names may be somebody else's by now.
             if followlinks or not (await islink(path) if topdown and name not in links else name in links):
                 pending.append(path)
-
-
-# ---------------------------------------------------------------------------------------------------- temporary files
-
-
-def _temporary_names(suffix: Any, prefix: Any, dir: Any) -> tuple[Any, Callable[[], Any]]:
-    """The directory for temporary files, and what makes names in it; text or bytes as the arguments say."""
-    parts = [part if part is None or isinstance(part, (str, bytes)) else os.fspath(part) for part in (suffix, prefix, dir)]
-    is_bytes = any(isinstance(part, bytes) for part in parts)
-    if is_bytes and any(isinstance(part, str) for part in parts):
-        raise TypeError("Can't mix bytes and non-bytes in path components.")
-    suffix, prefix, dir = parts
-    if dir is None:
-        dir = tempfile.gettempdirb() if is_bytes else tempfile.gettempdir()
-    suffix = suffix if suffix is not None else b"" if is_bytes else ""
-    prefix = prefix if prefix is not None else tempfile.gettempprefixb() if is_bytes else tempfile.gettempprefix()
-    folder = os.path.abspath(dir)
-
-    def make() -> Any:
-        text = os.urandom(6).hex()
-        return os.path.join(folder, prefix + (text.encode() if is_bytes else text) + suffix)
-
-    return folder, make
-
-
-async def _made(request: fsops.Request[_T], undo: Callable[[Any], None], path: Any) -> _T:
-    """Run a request that makes *path* to its end; if this task is cancelled meanwhile, *undo* it then."""
-
-    async def end() -> None:
-        if not request.done:
-            await request.wait()
-        with contextlib.suppress(OSError):
-            request.outcome()
-            undo(path)
-
-    request.start()
-    if not request.done:
-        try:
-            await request.wait()
-        except BaseException:
-            task = asyncio.ensure_future(end())
-            _endings.add(task)
-            task.add_done_callback(_endings.discard)
-            raise
-    return request.outcome()
-
-
-#: Tasks that clean up.
-_endings: set[asyncio.Task[None]] = set()
-
-_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-
-
-async def _open_temporary(suffix: Any, prefix: Any, dir: Any) -> tuple[tuple[Any, ...], Any]:
-    """Return the outcome of an open request for a new file, and its path."""
-    _, make = _temporary_names(suffix, prefix, dir)
-    for _ in range(_TRIES):
-        path = make()
-        try:
-            return await _made(fsops.on_path(fsops.OPEN, path, 0o600, _NEW_FILE), os.unlink, path), path
-        except FileExistsError:
-            continue
-    raise FileExistsError(errno.EEXIST, "No usable temporary file name found")
-
-
-async def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> tuple[int, Any]:
-    """Make a file that only this user may use; return its descriptor, which is the caller's, and its path.
-
-    Raises:
-        OSError: it cannot be made.
-
-    Source: https://docs.python.org/3/library/tempfile.html#tempfile.mkstemp
-    """
-    opened, path = await _open_temporary(suffix, prefix, dir)
-    return opened[0].give(), path
-
-
-async def mkdtemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> Any:
-    """Make a directory that only this user may use; return its path.
-
-    Raises:
-        OSError: it cannot be made.
-
-    Source: https://docs.python.org/3/library/tempfile.html#tempfile.mkdtemp
-    """
-    _, make = _temporary_names(suffix, prefix, dir)
-    for _ in range(_TRIES):
-        path = make()
-        try:
-            await _made(fsops.on_path(fsops.MKDIR, path, 0o700), os.rmdir, path)
-        except FileExistsError:
-            continue
-        return path
-    raise FileExistsError(errno.EEXIST, "No usable temporary directory name found")
-
-
-async def _done(outcome: Any) -> Any:
-    return outcome
-
-
-def _temporary(
-    mode: str,
-    buffering: int,
-    encoding: str | None,
-    newline: str | None,
-    errors: str | None,
-    suffix: Any,
-    prefix: Any,
-    dir: Any,
-    delete: bool,
-    is_named: bool,
-) -> Opening[Any]:
-    # The checks of open(), of which nothing is opened.
-    _opening("", mode, buffering, encoding, errors, newline, True)
-    is_binary = "b" in mode
-    text = None if is_binary else (_text_encoding(encoding), _text_errors(errors), newline)
-
-    async def open_it() -> Any:
-        opened, path = await _open_temporary(suffix, prefix, dir)
-        if not is_named or delete:
-            removal = functools.partial(_remove_quietly, path)
-            if not is_named:
-                removal()
-        file = await _open(_done(opened), path if is_named else opened[0].number, mode, buffering, text, None)
-        if is_named and delete:
-            binary = file if is_binary else file.buffer
-            binary._on_close = weakref.finalize(binary, removal)
-        return file
-
-    return Opening(open_it)
-
-
-def _remove_quietly(path: Any) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-
-
-def TemporaryFile(
-    mode: str = "w+b",
-    buffering: int = -1,
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: Any = None,
-    prefix: Any = None,
-    dir: Any = None,
-    *,
-    errors: str | None = None,
-) -> Opening[Any]:
-    """Open a file without a name, which is gone when it is closed. The arguments are those of `open` and `mkstemp`.
-
-    Source: https://docs.python.org/3/library/tempfile.html#tempfile.TemporaryFile
-    """
-    return _temporary(mode, buffering, encoding, newline, errors, suffix, prefix, dir, True, False)
-
-
-def NamedTemporaryFile(
-    mode: str = "w+b",
-    buffering: int = -1,
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: Any = None,
-    prefix: Any = None,
-    dir: Any = None,
-    delete: bool = True,
-    *,
-    errors: str | None = None,
-) -> Opening[Any]:
-    """Open a file whose ``name`` is its path, which is removed when it is closed, unless *delete* is False.
-
-    Source: https://docs.python.org/3/library/tempfile.html#tempfile.NamedTemporaryFile
-    """
-    return _temporary(mode, buffering, encoding, newline, errors, suffix, prefix, dir, delete, True)
-
-
-class TemporaryDirectory:
-    """A directory that is removed with all that is in it: ``async with TemporaryDirectory() as path``.
-
-    Args:
-        suffix: what its name ends with.
-        prefix: what it begins with.
-        dir: where it is made.
-        ignore_cleanup_errors: do not say that something in it could not be removed.
-        delete: remove it.
-
-    Source: https://docs.python.org/3/library/tempfile.html#tempfile.TemporaryDirectory
-    """
-
-    def __init__(
-        self,
-        suffix: Any = None,
-        prefix: Any = None,
-        dir: Any = None,
-        ignore_cleanup_errors: bool = False,
-        *,
-        delete: bool = True,
-    ) -> None:
-        self._names = suffix, prefix, dir
-        self._ignores = ignore_cleanup_errors
-        self._deletes = delete
-        #: The path, once it is made.
-        self.name: Any = None
-        self._finalizer: Any = None
-
-    def __await__(self) -> Any:
-        return self._make().__await__()
-
-    async def _make(self) -> TemporaryDirectory:
-        if self.name is not None:
-            raise RuntimeError(f"this directory was made already: {self.name!r}")
-        self.name = await mkdtemp(*self._names)
-        if self._deletes:
-            self._finalizer = weakref.finalize(self, _remove_dropped, self.name, repr(self))
-        return self
-
-    def __repr__(self) -> str:
-        return f"<loopfast.fs.TemporaryDirectory {self.name!r}>"
-
-    async def __aenter__(self) -> Any:
-        await self._make()
-        return self.name
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._deletes:
-            await self.cleanup()
-
-    async def cleanup(self) -> None:
-        """Remove the directory. Idempotent."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        if self.name is not None and await exists(self.name):
-            await rmtree(self.name, self._ignores)
-
-
-def _remove_dropped(path: Any, text: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    warnings.warn(f"implicitly cleaning up {text}", ResourceWarning, stacklevel=2)

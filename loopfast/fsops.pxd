@@ -16,8 +16,8 @@ cdef enum:
 
 
 cdef class Descriptor:
-    # An open file of a loop. Requests that use its number hold it, abandoned ones too, so that it is closed, by whatever
-    # way, only when no thread can use the number any more.
+    # An open file of a loop. Requests that use its number hold it, abandoned ones too, so that it is closed, by
+    # whatever way, only when no thread can use the number any more.
     cdef readonly LoopCore loop
     # -1: closed, or given to the request that closes it.
     cdef readonly int number

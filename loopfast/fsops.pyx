@@ -1,14 +1,13 @@
 """Requests on files: libuv's ``uv_fs_t`` and jobs of several calls for its threads, as awaitables and as what a file
 object starts and waits for. ``loopfast.fs`` is what users see.
 
-A request is given to libuv when it is first awaited. Giving up (a cancelled task) calls ``uv_cancel()``; where a thread is
-at it already, the job goes on without the request, keeps its memory, and closes what it opened.
+A request is given to libuv when it is first awaited. Giving up (a cancelled task) calls ``uv_cancel()``; where a thread
+is at it already, the job goes on without the request, keeps its memory, and closes what it opened.
 """
 
 import asyncio
 import os
 import shutil
-import sys
 from asyncio import InvalidStateError
 from types import GenericAlias
 
@@ -21,11 +20,10 @@ from libc.string cimport memcpy, strlen
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.core cimport LoopCore, LoopObject, LoopState, hold_gil, polls_elsewhere
-from loopfast.errors cimport check
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.fsjobs cimport (
-    LF_BOTH_NAMES, LF_CHOWN, LF_FCHOWN, LF_FINISH, LF_FIRST_NAME, LF_FSTAT, LF_IS_PIPE, LF_LCHOWN, LF_LSTAT, LF_OPEN,
+    LF_BOTH_NAMES, LF_FCHOWN, LF_FINISH, LF_FIRST_NAME, LF_FSTAT, LF_IS_PIPE, LF_LSTAT, LF_OPEN,
     LF_PREAD, LF_PWRITE, LF_READ_WHOLE, LF_READLINK, LF_REALPATH, LF_SAME_FILE, LF_SCAN, LF_SECOND_NAME, LF_SENDFILE,
     LF_STAT, LF_STATVFS, LF_UTIME, LF_WRITE_WHOLE, lf_allow_ring, lf_close, lf_job, lf_job_close,
     lf_job_forget_request, lf_job_start, lf_read_now,

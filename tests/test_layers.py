@@ -31,7 +31,7 @@ LAYERS = (
     ("transports.process",),
     ("baseloop",),
     ("_version", "_endpoints", "_streams", "_loop"),
-    ("_run", "_policy", "_install", "_alias", "_watch", "_files", "fs"),
+    ("_run", "_policy", "_install", "_alias", "_watch", "_files", "_textfiles", "_opening", "_tempfiles", "fs"),
     ("",),  # the package itself: public names
     ("_info", "bench", "serving", "_boot._loopfast_boot", "_boot.sitecustomize"),
     ("_bench", "_command", "workers"),

@@ -16,7 +16,6 @@
 #if !defined(_WIN32)
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
@@ -203,13 +202,6 @@ static inline void lf_do_read_whole(lf_job *job) {
     } else {
         to = job->buffer;
         room = job->size;
-#if defined(MADV_HUGEPAGE)
-        if (job->done == 0 && room >= (size_t)4 << 20) {
-            /* A fault for each 2 MiB instead of each 4 KiB. */
-            uintptr_t start = ((uintptr_t)to + 4095) & ~(uintptr_t)4095;
-            (void)madvise((void *)start, (room - (start - (uintptr_t)to)) & ~(size_t)4095, MADV_HUGEPAGE);
-        }
-#endif
     }
     while (job->done < room) {
         long long n = lf_read_at(job->fd, to + job->done, room - job->done, job->offset);

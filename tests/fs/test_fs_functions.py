@@ -16,7 +16,7 @@ import pytest
 from support import pattern
 
 import loopfast
-from loopfast import fs
+from loopfast import _tempfiles, fs
 
 pytestmark = pytest.mark.loopfast_only("asyncio has no files")
 
@@ -39,7 +39,10 @@ def folder(tmp_path, monkeypatch):
 
 #: Calls that change nothing, to be made with both.
 LOOKS = [
-    *(("stat", name) for name in ("file", "folder", "link", "pipe", "dangling", "circle", "missing", "file/x", b"file", 0)),
+    *(
+        ("stat", name)
+        for name in ("file", "folder", "link", "pipe", "dangling", "circle", "missing", "file/x", b"file", 0)
+    ),
     ("stat", 1000),
     ("stat", ""),
     ("stat", "x" * 300),
@@ -88,7 +91,7 @@ LOOKS = [
     ("rename", "file", "nu\0ll"),
     ("stat", 3.5),
     ("stat", None),
-    ("mkdir", object()),
+    ("mkdir", []),
     ("rename", "file", 3),
     ("chmod", "file", "x"),
     ("chown", "file", 1 << 40, -1),
@@ -487,7 +490,7 @@ async def test_a_cancelled_temporary_file_is_not_left(loop, folder):
                     os.close(made[0])
                 elif not isinstance(made, str):
                     await made.close()
-            while fs._endings:
+            while _tempfiles._endings:
                 await asyncio.sleep(0)
     for name in set(os.listdir("folder")) - {"inside"}:
         raise AssertionError(f"{name} is left")

@@ -30,7 +30,9 @@ def busy_pool(tmp_path):
     @contextlib.asynccontextmanager
     async def occupied():
         # Opening a pipe for reading waits for a writer.
-        readers = [asyncio.ensure_future(fs.read_bytes(path)) for _ in range(int(os.environ.get("UV_THREADPOOL_SIZE", 4)))]
+        readers = [
+            asyncio.ensure_future(fs.read_bytes(path)) for _ in range(int(os.environ.get("UV_THREADPOOL_SIZE", 4)))
+        ]
         await settle()
         try:
             yield
@@ -396,7 +398,7 @@ async def test_a_descriptor_that_is_not_ours_to_close(loop, tmp_path):
     with pytest.warns(ResourceWarning):
         del file
         gc.collect()
-    async with fs.open(number, "rb") as file:
+    async with fs.open(number, "rb"):
         pass
     with pytest.raises(OSError):
         os.fstat(number)
@@ -525,7 +527,9 @@ async def test_another_thread(loop, tmp_path):
 
 def test_asyncios_own_loop():
     async def main():
-        with pytest.raises(RuntimeError, match=r"needs a loopfast event loop; the running one is a .*SelectorEventLoop"):
+        with pytest.raises(
+            RuntimeError, match=r"needs a loopfast event loop; the running one is a .*SelectorEventLoop"
+        ):
             await fs.stat(".")
         with pytest.raises(RuntimeError, match="needs a loopfast event loop"):
             await fs.open("/dev/null")

@@ -1,4 +1,4 @@
-"""The same random operations on a file of loopfast.fs and on one of builtins.open(): each result and the file are equal."""
+"""The same random operations on a file of loopfast.fs and on one of builtins.open(): results and files are equal."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def text_call(source, mode, cookies):
 
 
 def place(cookie):
-    """A position to seek: of the beginning always 0. Theirs forgets the mark of the byte order after some reads there."""
+    """A position to seek: of the beginning always 0. There, theirs may forget the mark of the byte order."""
     return cookie if cookie & (1 << 64) - 1 else 0
 
 
@@ -215,7 +215,7 @@ async def test_wrong_arguments_of_open(loop, tmp_path, monkeypatch, arguments):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises((OSError, ValueError, TypeError, LookupError)) as theirs:
-        open(*arguments)
+        open(*arguments)  # noqa: SIM115
     with pytest.raises((OSError, ValueError, TypeError, LookupError)) as mine:
         await fs.open(*arguments)
     assert mine.type is theirs.type
@@ -232,7 +232,9 @@ async def test_the_wrong_direction(loop, tmp_path, mode):
     async with fs.open(path, mode) as file:
         assert file.readable() is ("r" in mode)
         assert file.writable() is ("w" in mode)
-        for call in (file.read, file.readline, file.readlines) if "w" in mode else (lambda: file.write(data), file.truncate):
+        for call in (
+            (file.read, file.readline, file.readlines) if "w" in mode else (lambda: file.write(data), file.truncate)
+        ):
             with pytest.raises(io.UnsupportedOperation):
                 await call()
 
