@@ -257,6 +257,19 @@ class BinaryFile:
         count: int = await self._run(request, BinaryFile._add_chunk)
         return count
 
+    async def _fill_rest(self) -> None:
+        """Read up to the end of the file into the chunk."""
+        expected = self._size_hint - self._end + 1
+        if self._seekable and expected <= BUFFER_SIZE:
+            # Most likely at once.
+            while await self._fill(max(expected, LEAST_READ, len(self._chunk) - self._at)):
+                pass
+        else:
+            offset = self._end if self._seekable else -1
+            await self._run(
+                fsops.on_file(fsops.READ_WHOLE, self._fd, 0, offset, max(expected, 0)), BinaryFile._add_chunk
+            )
+
     def _ahead(self) -> int:
         """How much to read ahead: not much more than there seems to be, and nothing without a buffer."""
         return min(self._buffer_size, max(self._size_hint - self._end + 1, LEAST_READ)) or 1
@@ -275,6 +288,7 @@ class BinaryFile:
             self._end = os.lseek(self._number, 0, os.SEEK_CUR)
         else:
             self._end += count
+            self._size_hint = max(self._size_hint, self._end)
             if self._shares:
                 os.lseek(self._number, self._end, os.SEEK_SET)
 
@@ -337,8 +351,7 @@ class BinaryFile:
         if self._out:
             await self._flush_out()
         if size < 0:
-            request = fsops.on_file(fsops.READ_WHOLE, self._fd, 0, self._end if self._seekable else -1)
-            await self._run(request, BinaryFile._add_chunk)
+            await self._fill_rest()
             return self._cut(len(self._chunk) - self._at)
         while (missing := size - (len(self._chunk) - self._at)) > 0:
             if not await self._fill(max(missing, self._ahead())) or not self._buffer_size:

@@ -51,6 +51,7 @@ def text_encoding(encoding: str | None) -> str:
 
 
 def text_errors(errors: str | None) -> str:
+    """Return the name of the way to treat errors of encoding; LookupError if there is none such."""
     if errors is None:
         return "strict"
     codecs.lookup_error(errors)
@@ -58,6 +59,7 @@ def text_errors(errors: str | None) -> str:
 
 
 def check_newline(newline: str | None) -> None:
+    """Raise ValueError or TypeError unless *newline* is one that open() takes."""
     if newline is not None and not isinstance(newline, str):
         raise TypeError(f"open() argument 'newline' must be str or None, not {type(newline).__name__}")
     if newline not in (None, "", "\n", "\r", "\r\n"):
@@ -95,6 +97,7 @@ def opening(
     newline: str | None,
     closefd: bool,
 ) -> Opening[Any]:
+    """Return what opens a file with the arguments of open(), which are checked here."""
     flags, is_binary = parse_mode(mode)
     text = None
     if is_binary:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from loopfast import fsops
 from loopfast._files import BinaryFile
 
 _F = TypeVar("_F", bound="TextFile")
@@ -175,8 +174,7 @@ class TextFile:
             if size < 0:
                 # All of it, at once if it is not large, for one decoding.
                 if binary._at == len(binary._chunk):
-                    request = fsops.on_file(fsops.READ_WHOLE, binary._fd, 0, binary._end if binary._seekable else -1)
-                    await binary._run(request, BinaryFile._add_chunk)
+                    await binary._fill_rest()
                 while await self._fill():
                     pass
                 return self._take(len(self._text) - self._at)

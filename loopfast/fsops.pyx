@@ -453,6 +453,10 @@ cdef class Request(LoopObject):
             job.buffer = PyBytes_AS_STRING(job.kept[0])
             if self.read_now():
                 return 0
+        elif job.kind == LF_READ_WHOLE and job.size:
+            job.wanted = job.size
+            if not grow_buffer(job):
+                raise MemoryError(f"no memory for {job.wanted} bytes of a file")
         elif job.kind == LF_PWRITE and job.size == 0:
             self.result = 0
             self.state = DONE

@@ -32,4 +32,7 @@ def mistakes(loop: loopfast.Loop, transport: TCPTransport) -> None:
     print(loopfast.no_such_name)  # E: attr-defined
     uv_exception("UV_EOF")  # E: arg-type
     asyncio.Runner(loop_factory=loopfast.install)  # E: arg-type
+    loopfast.fs.stat(3.5)  # E: arg-type, unused-coroutine
+    loopfast.fs.write_bytes("file", "text")  # E: arg-type, unused-coroutine
+    loopfast.fs.open("file", "rb", encoding="utf-8").no_such_method()  # E: attr-defined
     print(text)

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, assert_type
 
 import loopfast
 import loopfast.uv
-from loopfast import Loop, install, libuv_version, new_event_loop, run, uninstall
+from loopfast import Loop, fs, install, libuv_version, new_event_loop, run, uninstall
 from loopfast.callbacks import Handle, TimerHandle
 from loopfast.errors import uv_exception
 from loopfast.transports.tcp import TCPTransport
@@ -58,6 +59,27 @@ async def files() -> None:
         assert_type(watch, loopfast.Watch)
         assert_type(await anext(watch), list[loopfast.Change])
         await watch.aclose()
+
+
+async def opened_files() -> None:
+    async with fs.open("text", "w", encoding="utf-8") as text:
+        assert_type(text, fs.TextFile)
+        assert_type(await text.write("line\n"), int)
+    file = await fs.open(b"text", "rb")
+    assert_type(file, fs.BinaryFile)
+    async for line in file:
+        assert_type(line, bytes)
+    await file.close()
+    assert_type(await fs.read_text(Path("text")), str)
+    assert_type(await fs.write_bytes("bytes", bytearray(b"x")), int)
+    assert_type(await fs.stat("text"), os.stat_result)
+    assert_type(await fs.listdir(b"."), list[bytes])
+    async with fs.scandir(".") as entries:
+        async for entry in entries:
+            assert_type(entry.name, str)
+            assert_type((await entry.stat()).st_size, int)
+    async with fs.TemporaryDirectory() as folder:
+        await asyncio.gather(fs.mkdir(f"{folder}/new"), fs.exists(folder))
 
 
 async def connections(loop: Loop) -> None:
