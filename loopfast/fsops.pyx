@@ -238,7 +238,12 @@ cdef class Descriptor:
         is_owned: close it with this object.
     """
 
+    def __cinit__(self):
+        self.number = -1
+
     def __init__(self, int number, bint is_owned):
+        if self.loop is not None:
+            raise RuntimeError("a descriptor is made once")
         self.number = number
         self.is_owned = is_owned
         self.loop = running_loop()
@@ -250,6 +255,8 @@ cdef class Descriptor:
 
     def idle(self):
         """Return a future for the time when no request uses the descriptor."""
+        if self.loop is None:
+            raise RuntimeError("this descriptor was never made")
         future = self.loop.new_future()
         if self.in_flight == 0:
             future.set_result(None)

@@ -404,6 +404,34 @@ async def reports(loop: Any, contexts: Contexts) -> None:
         await settle()
 
 
+@scenario
+async def files(loop: Any, contexts: Contexts) -> None:
+    """Whole files, open ones, folders, errors, cancelled requests."""
+    if type(loop).__module__.partition(".")[0] != "loopfast":
+        return
+    from loopfast import fs
+
+    async with fs.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "file")
+        await fs.write_bytes(path, b"line\n" * 60_000)
+        assert len(await fs.read_bytes(path)) == 300_000
+        async with fs.open(path, "r+", encoding="utf-8") as file:
+            async for _ in file:
+                break
+            await file.write("x")
+        for call in (fs.stat, fs.read_bytes, fs.listdir):
+            with contextlib.suppress(FileNotFoundError):
+                await call(os.path.join(folder, "missing"))
+        async with fs.open(path, "rb") as binary:
+            tasks = [asyncio.ensure_future(fs.stat(path)), asyncio.ensure_future(binary.read(200_000))]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        await fs.copyfile(path, path + " copy")
+        assert {entry.name async for entry in fs.scandir(folder)} == {"file", "file copy"}
+
+
 if sys.platform != "win32":
     import signal
 
