@@ -148,10 +148,13 @@ cdef void free_job(lf_job* job) noexcept:
 
 
 cdef void on_job(lf_job* job) noexcept:
-    hold_gil(<LoopState*> job.uv.any.data)
+    cdef LoopState* state = <LoopState*> job.uv.any.data
+    hold_gil(state)
     cdef PyObject* descriptor
     if goes_on(job):
         return
+    if state.file_jobs:
+        state.file_jobs -= 1
     descriptor, job.descriptor = job.descriptor, NULL
     if job.owner != NULL:
         (<Request> job.owner).on_job_end()
@@ -480,6 +483,7 @@ cdef class Request(LoopObject):
             raise self.make_error(status)
         if job.kind == LF_FINISH:
             self.descriptor.number = -1
+        loop.state.file_jobs += 1
         # Nothing of this can fail: the loop is open.
         self.attach(loop)
         self.keep()
@@ -563,6 +567,10 @@ cdef class Request(LoopObject):
 
     cdef void on_loop_close(self) noexcept:
         self.give_up()
+
+    cdef void on_fork(self) noexcept:
+        """The threads that are at it are the parent's: not to be waited for."""
+        self.loop.state.file_jobs = 0
 
     # ------------------------------------------------------------------------------------------------- outcomes
 
