@@ -29,6 +29,7 @@ except ModuleNotFoundError as _missing:
 
 from loopfast._install import install, uninstall
 from loopfast._run import new_event_loop, run
+from loopfast._statistics import LoopStatistics, SlowCallback
 from loopfast._version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Loop",
+    "LoopStatistics",
     "LoopfastAliasWarning",
+    "SlowCallback",
     "UvloopAlias",
     "Watch",
     "__version__",

@@ -7,7 +7,9 @@ methods exactly those of its version; its private hooks are answered by native c
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextvars
+import errno
 import os
 import selectors
 import signal
@@ -16,13 +18,16 @@ import ssl
 import sys
 import threading
 import types
+import weakref
 from asyncio import base_events, constants, events, sslproto
 from asyncio.log import logger
 from collections.abc import Callable
-from typing import Any, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
+from loopfast._statistics import REMEMBERED, LoopStatistics, SlowCallback, describe_slow, name_call
 from loopfast._streams import use_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
+from loopfast.census import take_census
 from loopfast.dns import look_up
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
@@ -31,9 +36,13 @@ from loopfast.transports.pipe import ReadPipeTransport, WritePipeTransport
 if sys.platform != "win32":
     from asyncio import unix_events
 
+if TYPE_CHECKING:
+    from loopfast._endpoint import Endpoint
+
 __all__ = ["Loop"]
 
 _Ts = TypeVarTuple("_Ts")
+_Pipe = TypeVar("_Pipe", bound=asyncio.BaseTransport)
 # Whoever replaces asyncio's class gets the replacement.
 InheritedProtocol = sslproto.SSLProtocol
 
@@ -60,18 +69,25 @@ class _Accepting:
     The loop itself goes on for the whole backlog when descriptors are wanting, with a report and a timer each time.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, loop: Loop) -> None:
         self.sock = sock
+        self._loop = loop
         self._failed = False
 
     def accept(self) -> tuple[socket.socket, Any]:
         if self._failed:
             raise BlockingIOError
         try:
-            return self.sock.accept()
-        except OSError:
+            accepted = self.sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             self._failed = True
             raise
+        except OSError:
+            self._failed = True
+            self._loop._accept_errors += 1
+            raise
+        self._loop._accepted += 1
+        return accepted
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
@@ -146,8 +162,18 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     #: True once the default executor is the user's choice; None before.
     _executor_chosen: bool | None
 
+    #: Transports of pipes, which the compiled part does not see; weakly. None without any.
+    _pipes: set[weakref.ref[Any]] | None
+    #: The last slow callbacks, and the stack that was seen during the one that began at a time. None without any.
+    _slow_calls: collections.deque[SlowCallback] | None
+    _slow_sample: tuple[float, tuple[str, ...]] | None
+    #: What `loopfast top` asks, once it is wanted. See _endpoint.py.
+    _endpoint: Endpoint | None
+
     def __init__(self) -> None:
         super().__init__(cast(selectors.BaseSelector, _WatchedDescriptors(self)))
+        if (wanted := os.environ.get("LOOPFAST_TOP")) and sys.platform != "win32":
+            self._want_endpoint(wanted)
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -166,6 +192,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
             self._previous_wakeup_fd = self._take_wakeup_fd()
             events._set_running_loop(self)
+            if self._endpoint is not None:
+                self._endpoint.open_or_warn()
             self._run_until_stopped()
         finally:
             self._stopping = False
@@ -185,6 +213,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             raise RuntimeError("Cannot close a running event loop")
         if self._closed:
             return
+        if self._endpoint is not None:
+            self._endpoint.close()
         if self._ready is None:
             # Made by __new__() alone: asyncio's part was never set up.
             self._closed = True
@@ -196,6 +226,85 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         pidfds, self._pidfds = self._pidfds, None
         for pidfd in pidfds or ():
             os.close(pidfd)
+
+    # ------------------------------------------------------------------------------------------------- insight
+
+    def statistics(self) -> LoopStatistics:
+        """Return what the loop is doing and has done so far, in a snapshot.
+
+        It may be called from any thread, in any state of the loop: of a closed one it tells the counts of its life. The
+        counting is always on; a snapshot costs some microseconds, and a little more for each open transport.
+        """
+        facts = take_census(self)
+        kinds = facts["transports"]
+        pipes = [reference() for reference in tuple(self._pipes or ())]
+        kinds["pipe"] = sum(pipe is not None and pipe._pipe is not None for pipe in pipes)
+        others = self._transports.valuerefs() if self._transports else ()
+        kinds["other"] = sum(getattr(reference(), "_sock", None) is not None for reference in others)
+        return LoopStatistics(**facts, slow=tuple(self._slow_calls or ()))
+
+    def _on_slow_callback(self, subject: Any, method: str | None, started: float, duration: float) -> None:
+        """Remember what took long, and in debug mode log it. *subject* is a handle, a protocol of which *method* was
+        called, or None where it is not known."""
+        sample = self._slow_sample
+        seen = sample[1] if sample is not None and sample[0] == started else None
+        slow = describe_slow(subject, method, duration, seen)
+        if self._slow_calls is None:
+            self._slow_calls = collections.deque(maxlen=REMEMBERED)
+        self._slow_calls.append(slow)
+        if not self._debug or subject is None:
+            return
+        text = name_call(subject, method)
+        if slow.task is not None and slow.taken in ("during", "after"):
+            stack = "".join(f"\n  {line}" for line in slow.stack)
+            where = "suspended at" if slow.taken == "after" else "in"
+            cast(Any, base_events).logger.warning(
+                "Executing %s took %.3f seconds\nThe task was %s:%s", text, duration, where, stack
+            )
+        else:
+            cast(Any, base_events).logger.warning("Executing %s took %.3f seconds", text, duration)
+
+    def open_statistics_endpoint(self, folder: str | os.PathLike[str] | None = None) -> str:
+        """Let ``loopfast top`` watch this loop while it runs, as ``LOOPFAST_TOP=1`` in the environment does. Unix only.
+
+        Opens a UNIX socket that only processes of this user, and of root, may ask; closing the loop removes it. While
+        it is open each callback is timed.
+
+        Args:
+            folder: where to make the socket; made with mode 0700 if it is not there. None means
+                ``$XDG_RUNTIME_DIR/loopfast``, or ``loopfast-UID`` in the folder for temporary files.
+
+        Returns:
+            The path of the socket.
+
+        Raises:
+            OSError: the folder or the socket cannot be made; other users could put something in the place of either.
+            RuntimeError: the loop is closed, or its endpoint is open in another folder.
+        """
+        self._check_closed()
+        wanted = None if folder is None else os.path.abspath(os.fspath(folder))
+        if self._endpoint is not None and self._endpoint.path is not None:
+            if wanted is not None and os.path.dirname(self._endpoint.path) != wanted:
+                raise RuntimeError(f"the statistics endpoint of this loop is open at {self._endpoint.path!r}")
+            return self._endpoint.open()
+        endpoint = _new_endpoint(self, wanted)
+        path = endpoint.open()
+        self._endpoint = endpoint
+        return path
+
+    def close_statistics_endpoint(self) -> None:
+        """Close what `open_statistics_endpoint` or ``LOOPFAST_TOP`` has opened. Idempotent."""
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            endpoint.close()
+
+    def _want_endpoint(self, wanted: str) -> None:
+        from loopfast import _endpoint
+
+        folder = _endpoint.wanted_folder(wanted)
+        if folder:
+            # Opened when the loop runs: a process may fork before, and each one that runs the loop has its own.
+            self._endpoint = _endpoint.Endpoint(self, None if folder is True else str(folder))
 
     # ------------------------------------------------------------------------------------------------- signals
     # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves
@@ -390,7 +499,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     def _accept_connection(self, protocol_factory: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
         inherited: Any = super()
-        inherited._accept_connection(protocol_factory, _Accepting(sock), *args, **kwargs)
+        inherited._accept_connection(protocol_factory, _Accepting(sock, self), *args, **kwargs)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         if self._left_to_the_loop(self._stop_serving, sock):
@@ -464,12 +573,18 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         def _make_read_pipe_transport(
             self, pipe: Any, protocol: asyncio.BaseProtocol, waiter: Any = None, extra: dict[str, Any] | None = None
         ) -> asyncio.ReadTransport:
-            return ReadPipeTransport(self, pipe, protocol, waiter, extra)
+            return self._know_pipe(ReadPipeTransport(self, pipe, protocol, waiter, extra))
 
         def _make_write_pipe_transport(
             self, pipe: Any, protocol: asyncio.BaseProtocol, waiter: Any = None, extra: dict[str, Any] | None = None
         ) -> asyncio.WriteTransport:
-            return WritePipeTransport(self, pipe, protocol, waiter, extra)
+            return self._know_pipe(WritePipeTransport(self, pipe, protocol, waiter, extra))
+
+        def _know_pipe(self, transport: _Pipe) -> _Pipe:
+            if self._pipes is None:
+                self._pipes = set()
+            self._pipes.add(weakref.ref(transport, self._pipes.discard))
+            return transport
 
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
         # From 3.12 on asyncio waits for children through a pidfd where there are any, before in a thread for each. This
@@ -549,11 +664,21 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
                 raise
             with duplicate:
                 duplicate.setblocking(False)
-                return await self.sock_sendfile(duplicate, file, offset, count, fallback=False)
+                sent = await self.sock_sendfile(duplicate, file, offset, count, fallback=False)
+                self._bytes_sent += sent
+                return sent
         finally:
             transp._reset_empty_waiter()
             if reading:
                 transp.resume_reading()
+
+
+def _new_endpoint(loop: Loop, folder: str | None) -> Endpoint:
+    if sys.platform == "win32":
+        raise OSError(errno.ENOTSUP, "there are no UNIX sockets on Windows")
+    from loopfast import _endpoint
+
+    return _endpoint.Endpoint(loop, folder)
 
 
 install_fast_methods(Loop)

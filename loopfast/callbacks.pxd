@@ -72,6 +72,22 @@ cdef class ThreadSafeHandle(Handle):
 
 cdef class CallbackQueues:
     cdef:
+        # Callbacks begun, and what was found slow among them. Counts never go back; the loop's thread writes, all read.
+        uint64_t callback_count
+        uint64_t slow_count
+        # Stretches of a few turns without sleep that took too long: how many, and the longest, in seconds.
+        uint64_t stall_count
+        double longest_stall
+        double last_stall
+        # Each callback is timed, as in debug mode, until this time of the monotonic clock.
+        bint timing
+        double timing_until
+        # When the timed callback that runs began; 0: none does.
+        double timed_since
+        # slow_callback_duration as it was set, and as a number of seconds.
+        object slow_duration
+        double slow_limit
+
         # Ready ring: owned references, capacity a power of two.
         PyObject** ring
         Py_ssize_t ring_capacity
@@ -101,8 +117,9 @@ cdef class CallbackQueues:
         # Nothing is taken any more.
         bint is_shut
 
-    # asyncio's private name.
+    # asyncio's private names.
     cdef public bint _debug
+    cdef public object _current_handle
 
     # --- for the modules above
     cdef Handle new_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
@@ -118,6 +135,15 @@ cdef class CallbackQueues:
     # Without the GIL: become and cease to be the runner. False if another thread is.
     cdef bint begin_to_run(self) noexcept
     cdef void cease_to_run(self) noexcept
+
+    # --- slow callbacks
+    # run_handle() with a look at the clock before and after.
+    cdef int run_handle_timed(self, Handle handle) except -1
+    # The same around a call of `method` of `subject` that is no handle's.
+    cdef double begin_timed(self) noexcept
+    cdef int end_timed(self, double started, object subject, str method) except -1
+    # `duration` seconds of a few turns without sleep are over: called where that was long, or callbacks are timed.
+    cdef int on_stretch(self, double duration, double now) except -1
 
     # --- upcalls
     # Raises where nothing can be scheduled any more.

@@ -16,6 +16,7 @@ from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.includes.counters cimport LF_HANDLE, lf_freed, lf_made
+from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_XDECREF, PyFloat_AsDouble, PyThread_get_thread_ident, PyTupleObject,
 )
@@ -36,6 +37,11 @@ cdef extern from *:
     """
     void* lf_get_running_loop() noexcept
     void lf_set_running_loop(void* loop) noexcept
+
+# Seconds for which callbacks are timed after two stalls that were no further apart.
+cdef double TIMING_SPAN = 60.0
+# Seconds; what takes less is not slow, whatever slow_callback_duration says outside of debug mode.
+cdef double LEAST_SLOW = 0.001
 
 cdef object AsyncioHandle = asyncio.Handle
 cdef object AsyncioTimerHandle = asyncio.TimerHandle
@@ -547,6 +553,85 @@ cdef class CallbackQueues:
 
     cdef int run_handle(self, Handle handle) except -1:
         raise NotImplementedError("run_handle() belongs to LoopCore")
+
+    # ------------------------------------------------------------------------------------------------- slow callbacks
+    # The clock is read before sleep and every few turns, not at each callback. Where that finds two stretches too long
+    # within a minute, callbacks are timed one by one for a minute, to learn which it is; so they are in debug mode,
+    # too, and while somebody asks for it.
+
+    @property
+    def slow_callback_duration(self):
+        return self.slow_duration
+
+    @slow_callback_duration.setter
+    def slow_callback_duration(self, value):
+        self.slow_duration = value
+        try:
+            self.slow_limit = max(<double> value, LEAST_SLOW)
+        except (TypeError, ValueError, OverflowError):
+            # asyncio takes anything, and finds out in debug mode.
+            self.slow_limit = float("inf")
+
+    def _set_timing(self, enabled):
+        """Time each callback from now on, or only where there is a reason to."""
+        self.timing = enabled
+        self.timing_until = float("inf") if enabled else 0
+
+    def _timed_call(self):
+        """Return when the timed callback that runs began, by the monotonic clock, or 0.0."""
+        return self.timed_since
+
+    cdef int run_handle_timed(self, Handle handle) except -1:
+        cdef bint persistent = handle.is_persistent
+        cdef bint debug = self._debug
+        cdef double started = self.begin_timed()
+        if debug:
+            self._current_handle = handle
+        # What is told of it names the callback, so the handle is released only after that.
+        handle.is_persistent = True
+        try:
+            self.run_handle(handle)
+            self.end_timed(started, handle, None)
+        finally:
+            self._current_handle = None
+            self.timed_since = 0
+            handle.is_persistent = persistent
+            if not persistent or handle.is_cancelled:
+                handle.release()
+        return 0
+
+    cdef double begin_timed(self) noexcept:
+        self.timed_since = lf_monotonic()
+        return self.timed_since
+
+    cdef int end_timed(self, double started, object subject, str method) except -1:
+        cdef double now = lf_monotonic()
+        cdef double duration = now - started
+        self.timed_since = 0
+        # In debug mode as asyncio compares it, whatever it is.
+        if (duration >= self.slow_duration) if self._debug else (duration >= self.slow_limit):
+            self.slow_count += 1
+            self._on_slow_callback(subject, method, started, duration)
+        return 0
+
+    cdef int on_stretch(self, double duration, double now) except -1:
+        if self._debug:
+            # Until the next look, if debug mode is left before. Handles need not wait for this.
+            self.timing = True
+            self.timing_until = max(self.timing_until, now)
+        if duration < self.slow_limit:
+            if self.timing and now > self.timing_until:
+                self.timing = False
+            return 0
+        self.stall_count += 1
+        self.longest_stall = max(self.longest_stall, duration)
+        if not self.timing:
+            self.slow_count += 1
+            self._on_slow_callback(None, None, now - duration, duration)
+            self.timing = now - self.last_stall < TIMING_SPAN
+        self.last_stall = now
+        self.timing_until = max(self.timing_until, now + TIMING_SPAN)
+        return 0
 
     # ------------------------------------------------------------------------------------------------- timers
 

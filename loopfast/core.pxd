@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 
 from loopfast.callbacks cimport CallbackQueues, Handle, runs_elsewhere
 from loopfast.includes cimport uv
+from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState
 from loopfast.includes.threads cimport LF_FREE_THREADED
 
@@ -42,6 +43,9 @@ ctypedef struct LoopState:
     double alarm_deadline
     # Jobs on files that libuv has: closing the loop waits a while for them.
     unsigned int file_jobs
+    # By the monotonic clock: when the last blocking poll began, and when the loop last looked at it or was woken.
+    double asleep_since
+    double awake_since
     # Borrowed: the loop that owns this state.
     PyObject* owner
 
@@ -153,6 +157,12 @@ cdef class LoopCore(CallbackQueues):
         bint in_turn
         # Turns run, for polling now and then while nothing but ourselves is watched.
         uint64_t turns
+        # Seconds in runs that are over, seconds asleep, and when the run that goes on began (0: none does).
+        double run_time
+        double idle_time
+        double running_since
+        # Events that libuv had counted when the loop was closed.
+        uint64_t closed_events
         # A subclass has a clock of its own: timers go by its time(), not by the monotonic clock.
         bint has_own_clock
 
@@ -161,8 +171,6 @@ cdef class LoopCore(CallbackQueues):
     cdef public bint _closed
     # `_thread_id`; 0 stands for None.
     cdef unsigned long running_thread
-    cdef public object _current_handle
-    cdef public object slow_callback_duration
     # The rest of what asyncio's classes store on a loop. As fields they leave the instance dictionary unmade, and
     # without one the interpreter specialises every method call on the loop.
     cdef public object _ready, _scheduled, _timer_cancelled_count, _clock_resolution, _selector, _internal_fds
@@ -171,9 +179,13 @@ cdef class LoopCore(CallbackQueues):
     cdef public object _coroutine_origin_tracking_enabled, _coroutine_origin_tracking_saved_depth
     cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets
     # What our own Python half stores on it.
-    cdef public object _previous_wakeup_fd, _installed_meanwhile, _pidfds, _executor_chosen
+    cdef public object _previous_wakeup_fd, _installed_meanwhile, _pidfds, _pipes, _slow_calls, _slow_sample, _endpoint
+    cdef public object _executor_chosen
     # What loopfast.uv has on this loop, or None: told when the loop closes.
     cdef public object _binding
+    # What statistics() shows: bytes that the kernel gave and took, connections accepted, failures of accept(). Counted
+    # where it happens, never reset.
+    cdef public uint64_t _bytes_received, _bytes_sent, _accepted, _accept_errors
     cdef object __weakref__
 
     # --- for the modules above
@@ -216,6 +228,7 @@ cdef class LoopCore(CallbackQueues):
 
     # --- the turn
     cdef int run_turn(self) except -1
+    cdef int end_stretch(self, LoopState* state) except -1
     cdef int check_not_in_turn(self) except -1
     cdef int run_stages(self, LoopState* state) except -1
     cdef double now(self) except? -1
@@ -229,7 +242,6 @@ cdef class LoopCore(CallbackQueues):
     cdef int run_events(self) except -1
     cdef int look_at_the_clock(self) except -1
     cdef int run_unusual(self, PyObject* item) except -1
-    cdef int run_handle_debug(self, Handle handle) except -1
     cdef int on_callback_raised(self, Handle handle) except -1
     cdef int switch_context(self, PyObject* context) noexcept
     cdef int exit_context(self) noexcept
@@ -255,5 +267,6 @@ cdef inline void hold_gil(LoopState* state) noexcept:
     cdef PyThreadState* saved = state.released
     if saved != NULL:
         state.released = NULL
+        state.awake_since = lf_monotonic()
         PyEval_RestoreThread(saved)
         gil_is_back(state)

@@ -12,7 +12,6 @@ class LoopObject: ...
 
 @disjoint_base
 class LoopCore(CallbackQueues):
-    slow_callback_duration: float
     def time(self) -> float: ...
     def stop(self) -> None: ...
     def libuv_get_loop_t_ptr(self) -> object: ...
@@ -25,6 +24,15 @@ class LoopCore(CallbackQueues):
 
     # loopfast.uv's.
     _binding: Any
+    # Counted, and stored here by _loop.py.
+    _accept_errors: int
+    _accepted: int
+    _bytes_received: int
+    _bytes_sent: int
+    _endpoint: Any
+    _pipes: Any
+    _slow_calls: Any
+    _slow_sample: Any
 
     # asyncio's own, stored here.
     _closed: bool
@@ -33,4 +41,5 @@ class LoopCore(CallbackQueues):
     _ready: Any
     _signal_handlers: dict[int, asyncio.Handle]
     _stopping: bool
+    _transports: Any
     _thread_id: int | None

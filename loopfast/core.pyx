@@ -8,7 +8,6 @@ import errno
 import os
 import sys
 import types
-from asyncio import base_events
 
 cimport cython
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
@@ -43,6 +42,9 @@ from loopfast.includes.threads cimport (
 cdef enum:
     # With callbacks ready and nothing watched but ourselves, poll only every so many turns.
     TURNS_BETWEEN_POLLS = 61
+    # Without sleep, look at the clock every so many turns for whether they took too long: a reading is a hundredth of
+    # a turn that runs one callback.
+    TURNS_BETWEEN_CLOCKS = 8
     # A long batch looks at the clock every so many callbacks while end-of-turn work waits.
     CALLBACKS_BETWEEN_LOOKS = 8
 
@@ -311,6 +313,7 @@ cdef class LoopCore(CallbackQueues):
             return 0
         self.close_late_handles()
         lf_lock(&self.mutex)
+        self.closed_events = uv.lf_loop_events(&state.loop)
         self.state = NULL
         lf_unlock(&self.mutex)
         state.may_block = False
@@ -557,12 +560,17 @@ cdef class LoopCore(CallbackQueues):
         self.check_not_in_turn()
         if LF_FREE_THREADED and not self.begin_to_run():
             raise RuntimeError("This event loop is already running")
+        self.running_since = self.state.awake_since = lf_monotonic()
         try:
             while True:
                 self.run_turn()
                 if self._stopping:
                     break
         finally:
+            if self.state != NULL:
+                self.end_stretch(self.state)
+            self.run_time += lf_monotonic() - self.running_since
+            self.running_since = 0
             self.leave_context()
             try:
                 if self.turn_end_count:
@@ -579,6 +587,15 @@ cdef class LoopCore(CallbackQueues):
     @_thread_id.setter
     def _thread_id(self, value):
         self.running_thread = 0 if value is None else value
+
+    cdef int end_stretch(self, LoopState* state) except -1:
+        """The loop is about to sleep, or comes round: note if that took long."""
+        cdef double now = lf_monotonic()
+        cdef double since = state.awake_since
+        state.asleep_since = state.awake_since = now
+        if self.running_since and (now - since > self.slow_limit or self.timing or self._debug):
+            self.on_stretch(now - since, now)
+        return 0
 
     def stop(self):
         """Let the loop finish the current batch of callbacks and then return from ``run_forever``."""
@@ -612,11 +629,13 @@ cdef class LoopCore(CallbackQueues):
         cdef bint idle
         self.turns += 1
         take_what_others_scheduled(self)
+        if self.turns % TURNS_BETWEEN_CLOCKS == 0:
+            self.end_stretch(state)
         self.batch = self.ready_count
         self.deferring = self.batch > 0
         if self.ready_count == 0 and not self._stopping:
             self.wait()
-        elif watches(state) or self._stopping or self.turns % TURNS_BETWEEN_POLLS == 0:
+        elif watches(state) or self._stopping or self.timing or self.turns % TURNS_BETWEEN_POLLS == 0:
             self.poll(uv.UV_RUN_NOWAIT)
         self.deferring = False
         if self.timer_count:
@@ -684,15 +703,19 @@ cdef class LoopCore(CallbackQueues):
         if not remaining > 0:
             return 0
         fd = uv.uv_backend_fd(&state.loop)
+        self.end_stretch(state)
         fall_asleep(state)
         with nogil:
             lf_wait_readable(fd, remaining)
+            state.awake_since = lf_monotonic()
         gil_is_back(state)
         return self.poll(uv.UV_RUN_NOWAIT)
 
     cdef int poll(self, uv.uv_run_mode mode) except -1:
         cdef LoopState* state = self.state
         self.leave_context()
+        if mode == uv.UV_RUN_ONCE:
+            self.end_stretch(state)
         if self.forks != fork_count:
             self.own_after_fork()
             if self.state == NULL:
@@ -772,8 +795,8 @@ cdef class LoopCore(CallbackQueues):
                 handle.release()
                 return 0
             try:
-                if self._debug:
-                    return self.run_handle_debug(handle)
+                if self._debug or self.timing:
+                    return self.run_handle_timed(handle)
                 return self.run_handle(handle)
             finally:
                 if Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle:
@@ -842,26 +865,6 @@ cdef class LoopCore(CallbackQueues):
         if handle.source_traceback != NULL:
             context["source_traceback"] = handle._source_traceback
         return self.report(context)
-
-    cdef int run_handle_debug(self, Handle handle) except -1:
-        """run_handle() with asyncio's slow-callback log."""
-        cdef bint persistent = handle.is_persistent
-        cdef double started = lf_monotonic()
-        self._current_handle = handle
-        # The log line names the callback, so the handle is released only after it.
-        handle.is_persistent = True
-        try:
-            self.run_handle(handle)
-            duration = lf_monotonic() - started
-            if duration >= self.slow_callback_duration:
-                text = base_events._format_handle(handle)
-                base_events.logger.warning("Executing %s took %.3f seconds", text, duration)
-        finally:
-            self._current_handle = None
-            handle.is_persistent = persistent
-            if not persistent or handle.is_cancelled:
-                handle.release()
-        return 0
 
     # ------------------------------------------------------------------------------------------------- end of turn
 
@@ -1039,7 +1042,8 @@ cdef void drop_queued(PyObject* item) noexcept:
 cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
     """Run the handle *item* that a queue held; the queue's reference passes to this function."""
     cdef PyObject* result
-    if loop._debug or not is_plain(item) or (<Handle> item).is_persistent:
+    loop.callback_count += 1
+    if loop._debug or loop.timing or not is_plain(item) or (<Handle> item).is_persistent:
         # The queue's reference becomes this variable's, which every way out of the function drops.
         handle = <object> item
         Py_DECREF(item)
@@ -1095,6 +1099,7 @@ cdef void gil_is_back(LoopState* state) noexcept:
     lf_lock(&loop.mutex)
     state.blocked = False
     lf_unlock(&loop.mutex)
+    loop.idle_time += state.awake_since - state.asleep_since
     if LF_FREE_THREADED:
         take_or_fail(loop)
     if loop.ready_count:

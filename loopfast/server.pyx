@@ -74,6 +74,7 @@ cdef class Listener(UVPoll):
             remaining -= 1
             fd = lf_accept(self.fd, &address, &length)
             if fd >= 0:
+                self.loop._accepted += 1
                 self.loop.on_connection(self, fd, &address, length)
             elif -fd in NOTHING_MORE:
                 break
@@ -91,6 +92,7 @@ cdef class Listener(UVPoll):
         return self.on_poll(0, uv.UV_READABLE) if self.handle != NULL else 0
 
     cdef int report_error(self, int error, str message) except -1:
+        self.loop._accept_errors += 1
         return self.loop.report({
             "message": message,
             "exception": OSError(error, os.strerror(error)),

@@ -393,6 +393,7 @@ cdef class SocketCall:
             return False
         if n < 0:
             raise OSError(-n, os.strerror(-n))
+        self.set.loop._bytes_received += n
         if result[0] == NULL:
             propagate()
         return True
@@ -415,6 +416,7 @@ cdef class SocketCall:
         if n < 0:
             raise OSError(-n, os.strerror(-n))
         self.sent += n
+        self.set.loop._bytes_sent += n
         return self.sent >= size
 
     cdef PyObject* start_waiting(self) except NULL:

@@ -22,7 +22,7 @@ from support import Reports, new_event_loop, open_descriptors
 KINDS = ("loopfast", "asyncio")
 BEHAVIOUR_TESTS = tuple(
     Path(__file__).parent / name
-    for name in "core tcp streams udp unix pipes processes tls sockops watch fs leaks".split()
+    for name in "core tcp streams udp unix pipes processes tls sockops watch fs insight leaks".split()
 )
 # Seconds. A behaviour test waits for events, never for time; one that takes longer than this hangs.
 HANG = 15

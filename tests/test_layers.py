@@ -29,11 +29,12 @@ LAYERS = (
     ("transports.stream", "transports.udp", "dns", "fsops", "sockops", "tls", "streams"),
     ("transports.tcp", "transports.pipe"),
     ("transports.process",),
-    ("baseloop",),
-    ("_version", "_endpoints", "_streams", "_loop"),
-    ("_run", "_policy", "_install", "_alias", "_watch", "_files", "_textfiles", "_opening", "_tempfiles", "fs"),
+    ("census", "baseloop"),
+    ("_version", "_endpoints", "_statistics", "_endpoint", "_streams", "_loop"),
+    ("_run", "_policy", "_install", "_alias", "_watch", "_files", "_textfiles", "_opening", "_tempfiles", "fs",
+     "_export", "prometheus", "opentelemetry"),
     ("",),  # the package itself: public names
-    ("_info", "bench", "serving", "_boot._loopfast_boot", "_boot.sitecustomize"),
+    ("_info", "_top", "bench", "serving", "_boot._loopfast_boot", "_boot.sitecustomize"),
     ("_bench", "_command", "workers"),
     ("__main__",),
 )

@@ -93,6 +93,8 @@ def main(arguments: list[str]) -> None:
         sys.setswitchinterval(sys.getswitchinterval() * 50)
     loop = loops.factory(loop_name)()
     asyncio.set_event_loop(loop)
+    # Under valgrind everything is slow, and nothing is to be looked into for that.
+    loop.slow_callback_duration = 3600
     run, _keep = prepare(find(name, loop_name), loop, listener, to_client, from_client)
     run(warm_up)
     # The garbage collector stays on, being a part of what collectable handles cost; what start-up left is set aside, so

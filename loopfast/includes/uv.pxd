@@ -163,6 +163,7 @@ cdef extern from "uv.h" nogil:
     const char* uv_version_string()
     size_t uv_loop_size()
     size_t uv_handle_size(uv_handle_type type)
+    const char* uv_handle_type_name(uv_handle_type type)
     const char* uv_strerror(int err)
     const char* uv_err_name(int err)
     int uv_translate_sys_error(int sys_errno)
@@ -269,3 +270,15 @@ cdef extern from *:
     }
     """
     int lf_loop_fork(uv_loop_t* loop) nogil
+
+cdef extern from *:
+    """
+    /* The events that the kernel has reported to this loop; counted always, unlike the idle time. */
+    static inline uint64_t lf_loop_events(uv_loop_t *loop)
+    {
+        uv_metrics_t metrics;
+        uv_metrics_info(loop, &metrics);
+        return metrics.events;
+    }
+    """
+    uint64_t lf_loop_events(uv_loop_t* loop) nogil

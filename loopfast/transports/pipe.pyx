@@ -35,6 +35,7 @@ cdef enum:
 
 cdef object inherited_read_ready = getattr(Reader, "_read_ready", None)
 cdef object inherited_write = Writer.write
+cdef object inherited_write_ready = getattr(Writer, "_write_ready", None)
 cdef str DATA_RECEIVED = sys.intern("data_received")
 
 
@@ -62,6 +63,7 @@ cdef inline Py_ssize_t read_once(LoopCore loop, int fd, Py_ssize_t limit, bint m
         buffer = loop.borrow_read_buffer()
     with nogil:
         size = lf_read(fd, buffer, limit)
+    loop._bytes_received += max(0, size)
     if size <= 0:
         Py_XDECREF(args[1])
         return 0 if size == -EAGAIN else -1
@@ -89,6 +91,22 @@ cdef inline Py_ssize_t write_once(int fd, PyObject* data) noexcept:
     with nogil:
         size = lf_write(fd, start, size)
     return 0 if size == -EAGAIN else size
+
+
+cdef int write_slowly(object transport, object data) except -1:
+    """asyncio's write(): of any data, in any state."""
+    cdef bint is_open = not transport._conn_lost and not transport._closing
+    unsent = len(transport._buffer)
+    inherited_write(transport, data)
+    if is_open and not transport._conn_lost:
+        count_sent(transport._loop, memoryview(data).nbytes + unsent - len(transport._buffer))
+    return 0
+
+
+cdef int count_sent(object loop, Py_ssize_t size) except -1:
+    if isinstance(loop, LoopCore):
+        (<LoopCore> loop)._bytes_sent += size
+    return 0
 
 
 class ReadPipeTransport(Reader):
@@ -124,11 +142,18 @@ class WritePipeTransport(Writer):
         """
         cdef Py_ssize_t written
         if type(data) is not bytes or not data or self._buffer or self._conn_lost or self._closing:
-            return inherited_write(self, data)
+            return write_slowly(self, data)
         written = write_once(self._fileno, <PyObject*> data)
         if written < 0:
-            return inherited_write(self, data)
+            return write_slowly(self, data)
+        count_sent(self._loop, written)
         if written < PyBytes_GET_SIZE(<PyObject*> data):
             self._loop._add_writer(self._fileno, self._write_ready)
             self._buffer += memoryview(data)[written:]
             self._maybe_pause_protocol()
+
+    def _write_ready(self):
+        unsent = len(self._buffer)
+        inherited_write_ready(self)
+        if not self._conn_lost:
+            count_sent(self._loop, unsent - len(self._buffer))

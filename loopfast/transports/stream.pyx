@@ -102,6 +102,10 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
     elif size < 0:
         guarded_read_end(stream, size)
     elif size > 0:
+        if stream.loop.timing and not stream.loop.timed_since:
+            read_timed(stream, size, buf)
+            return
+        stream.loop._bytes_received += size
         if deliver(stream, buf.base, size) < 0:
             guarded_protocol_failure(stream)
         return
@@ -154,6 +158,19 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
         return -1
     Py_DECREF(result)
     return 0
+
+
+cdef void read_timed(StreamTransport stream, ssize_t size, const uv.uv_buf_t* buf) noexcept:
+    """on_uv_read(), where it is to be known how long the protocol takes."""
+    cdef LoopCore loop = stream.loop
+    cdef double started = loop.begin_timed()
+    protocol = stream.protocol
+    method = BUFFER_UPDATED if stream.buffered else DATA_RECEIVED
+    on_uv_read(<uv.uv_stream_t*> stream.handle, size, buf)
+    try:
+        loop.end_timed(started, protocol, method)
+    except BaseException as exc:
+        loop.fail(exc)
 
 
 cdef PyObject* received_in_bulk(StreamTransport stream, char* data, ssize_t size, Py_ssize_t* capacity) noexcept:
@@ -567,6 +584,7 @@ cdef class StreamTransport(NativeTransport):
                         if sent != uv.UV_EAGAIN:
                             return self.on_write_error(system_error(sent))
                         sent = 0
+                    self.loop._bytes_sent += sent
             if sent < view.len and not self.conn_lost and self.handle != NULL:
                 copy = (<char*> view.buf)[sent:view.len]
                 append_bytes(self, <PyObject*> copy)
@@ -595,6 +613,7 @@ cdef class StreamTransport(NativeTransport):
             status = uv.uv_try_write(<uv.uv_stream_t*> self.handle, self.bufs + self.first, self.count)
             if status == <int> self.queued:
                 # The hot path: the kernel has it all.
+                self.loop._bytes_sent += <size_t> status
                 release_sent(self)
                 if not (self.closing or self.eof or self.empty_waiter is not None):
                     return
@@ -637,6 +656,7 @@ cdef class StreamTransport(NativeTransport):
         """Forget *size* bytes from the front of the queue."""
         cdef PyObject* owner
         self.queued -= size
+        self.loop._bytes_sent += size
         while self.count and size >= self.bufs[self.first].len:
             size -= self.bufs[self.first].len
             owner = self.owners[self.first]
@@ -673,6 +693,8 @@ cdef class StreamTransport(NativeTransport):
         cdef PyObject* owner
         while self.in_flight:
             owner = self.owners[self.first]
+            if status == 0:
+                self.loop._bytes_sent += self.bufs[self.first].len
             self.first += 1
             self.count -= 1
             self.in_flight -= 1

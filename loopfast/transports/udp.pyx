@@ -92,8 +92,16 @@ cdef void on_uv_datagram(
 cdef void guarded_deliver(
     DatagramEndpoint endpoint, const char* data, ssize_t size, const sockaddr* address
 ) noexcept:
+    cdef double started
+    endpoint.loop._bytes_received += size
     try:
-        endpoint.deliver(data, size, address)
+        if endpoint.loop.timing:
+            protocol = endpoint.protocol
+            started = endpoint.loop.begin_timed()
+            endpoint.deliver(data, size, address)
+            endpoint.loop.end_timed(started, protocol, DATAGRAM_RECEIVED)
+        else:
+            endpoint.deliver(data, size, address)
     except BaseException as exc:
         endpoint.loop.fail(exc)
     endpoint.loop.exit_context()
@@ -361,6 +369,7 @@ cdef class DatagramEndpoint(NativeTransport):
             if not self.waiting:
                 try:
                     self.sock.sendto(data_object, address)
+                    self.loop._bytes_sent += size
                     return 0
                 except (BlockingIOError, InterruptedError):
                     pass
@@ -378,6 +387,7 @@ cdef class DatagramEndpoint(NativeTransport):
             else:
                 status = lf_send_datagram(self.fd, data, size, &self.peer.raw.any, self.peer.length)
             if status == 0:
+                self.loop._bytes_sent += size
                 return 0
             if status != -EAGAIN:
                 self.protocol.error_received(system_error(status))
@@ -453,6 +463,8 @@ cdef class DatagramEndpoint(NativeTransport):
     cdef int on_sent(self, size_t size, int status) except -1:
         """A waiting datagram has left, or failed."""
         self.waiting -= 1
+        if status == 0:
+            self.loop._bytes_sent += size
         if not self.waiting and not self.reading:
             self.unkeep()
         if self.conn_lost:
