@@ -1,6 +1,6 @@
 """The command `loopfast`, also `python -m loopfast`: what is installed and on what machine, for bug reports.
 
-`loopfast run` and `loopfast bench` are commands of their own, in the modules that main() names.
+`loopfast run`, `loopfast top` and `loopfast bench` are commands of their own, in the modules that main() names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import loopfast
-from loopfast import _bench, _command, _info
+from loopfast import _bench, _command, _info, _top
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -20,8 +20,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="loopfast",
         description="Print the versions, the build, the machine and the features of this loopfast installation, for "
         "bug reports. Contains no host name and no user name.",
-        epilog="`loopfast run --help` and `loopfast bench --help` tell about running a program on loopfast and about "
-        "the benchmarks.",
+        epilog="`loopfast run --help`, `loopfast top --help` and `loopfast bench --help` tell about running a program on "
+        "loopfast, watching one and the benchmarks.",
     )
     parser.add_argument(
         "--version", action="version", version=f"loopfast {loopfast.__version__} (libuv {loopfast.libuv_version()})"
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _bench.main(words[1:])
     if words[:1] == ["run"]:
         return _command.main(words[1:])
+    if words[:1] == ["top"]:
+        return _top.main(words[1:])
     arguments = _parser().parse_args(words)
     facts = _info.collect()
     try:

@@ -27,7 +27,7 @@ _NEIGHBOURS = (
 # Variables that change the behaviour of the loop, of libuv or of asyncio.
 _VARIABLES = (
     "UV_THREADPOOL_SIZE", "UV_USE_IO_URING", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHON_GIL", "LD_PRELOAD",
-    "LOOPFAST_TLS_ENGINE", "LOOPFAST_RUN",
+    "LOOPFAST_TLS_ENGINE", "LOOPFAST_RUN", "LOOPFAST_TOP",
 )  # fmt: skip
 
 
