@@ -22,6 +22,8 @@ def mistakes(loop: loopfast.Loop, transport: TCPTransport) -> None:
     loop.call_soon(print, context={})  # E: arg-type
     loop.set_write_gathering()  # E: call-arg
     loop.no_such_method()  # E: attr-defined
+    loop.statistics().timers = 5  # E: misc
+    print(loop.statistics().no_such_field)  # E: attr-defined
     transport.write("text")  # E: arg-type
     transport.set_write_gathering(enable=True)  # E: call-arg
     text: str = loopfast.run(main())  # E: assignment

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import loopfast
+import loopfast.opentelemetry
+import loopfast.prometheus
 import loopfast.uv
 from loopfast import Loop, fs, install, libuv_version, new_event_loop, run, uninstall
 from loopfast.callbacks import Handle, TimerHandle
@@ -46,6 +48,21 @@ async def handles(loop: Loop) -> None:
     handle = loop.call_soon(print)
     if isinstance(handle, Handle):
         handle.cancel()
+
+
+def insight(loop: Loop) -> None:
+    statistics = loop.statistics()
+    assert_type(statistics, loopfast.LoopStatistics)
+    assert_type(statistics.utilisation_since(loop.statistics()), float)
+    assert_type(statistics.transports["tcp"], int)
+    for slow in statistics.slow:
+        assert_type(slow, loopfast.SlowCallback)
+        assert_type(slow.stack, tuple[str, ...])
+    loop.slow_callback_duration = 0.05
+    assert_type(loop.open_statistics_endpoint(Path("folder")), str)
+    loop.close_statistics_endpoint()
+    assert_type(loopfast.prometheus.export(loop, "main"), loopfast.prometheus.LoopCollector)
+    loopfast.opentelemetry.export(loop).remove("main")
 
 
 async def files() -> None:
