@@ -33,7 +33,7 @@ from loopfast.includes.platform cimport (
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING,
     PyBytes_FromStringAndSize, PyContext_CheckExact, PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyErr_Clear,
-    PyEval_SaveThread, PyObject_Call, PyThread_get_thread_ident, PyTypeObject, call_vector, propagate,
+    PyEval_SaveThread, PyObject_Call, PyTypeObject, call_vector, propagate,
 )
 from loopfast.includes.threads cimport (
     LF_FREE_THREADED, lf_lend, lf_lock, lf_reset, lf_try_incref, lf_unlock,
