@@ -46,7 +46,6 @@ DIRECTIVES = {
     "binding": False,
     "embedsignature": True,
     "embedsignature.format": "clinic",  # the form inspect.signature() can parse
-    "freethreading_compatible": True,  # loopfast/includes/threads.h
     "auto_pickle": False,  # what Cython generates trusts the pickle
 }
 

@@ -54,8 +54,8 @@ cdef int wake(LoopCore loop) except -1
 
 
 cdef inline bint polls_elsewhere(LoopCore loop) noexcept:
-    # libuv is at work for this loop without the GIL, so the caller is on another thread and must leave libuv alone. In a
-    # build without the GIL: another thread runs the loop, and all of it must be left alone.
+    # libuv is at work for this loop without the GIL, so the caller is on another thread and must leave libuv alone. In
+    # a build without the GIL: another thread runs the loop, and all of it must be left alone.
     if LF_FREE_THREADED:
         return loop is not None and runs_elsewhere(loop)
     return loop is not None and loop.state != NULL and loop.state.blocked

@@ -74,6 +74,9 @@ cdef class NativeTransport(UVHandle):
         if not is_for_its_thread(self.loop):
             return False
         try:
+            if self.sock is not None:
+                # Or the collector, which may have found both, would let the socket object close the descriptor first.
+                self.sock.detach()
             self.loop.call_soon_threadsafe(self._end_here)
         except RuntimeError:
             # The loop closes just now.
