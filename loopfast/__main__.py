@@ -20,8 +20,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="loopfast",
         description="Print the versions, the build, the machine and the features of this loopfast installation, for "
         "bug reports. Contains no host name and no user name.",
-        epilog="`loopfast run --help`, `loopfast top --help` and `loopfast bench --help` tell about running a program on "
-        "loopfast, watching one and the benchmarks.",
+        epilog="`loopfast run --help`, `loopfast top --help` and `loopfast bench --help` tell about running a program "
+        "on loopfast, watching one and the benchmarks.",
     )
     parser.add_argument(
         "--version", action="version", version=f"loopfast {loopfast.__version__} (libuv {loopfast.libuv_version()})"

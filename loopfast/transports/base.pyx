@@ -491,7 +491,7 @@ cdef class Connections:
         """Return a set of the transports."""
         cdef PyObject* item
         cdef set found = set(self.others or ())
-        cdef PyObject** transports
+        cdef PyObject** members
         cdef Py_ssize_t i = 0
         cdef Py_ssize_t room
         if not LF_FREE_THREADED:
@@ -502,23 +502,23 @@ cdef class Connections:
             return found
         lf_lock(&self.mutex)
         room = self.count
-        transports = <PyObject**> malloc(room * sizeof(PyObject*))
+        members = <PyObject**> malloc(room * sizeof(PyObject*))
         item = self.first
-        while transports != NULL and item != NULL:
+        while members != NULL and item != NULL:
             if lf_try_incref(item):
-                transports[i] = item
+                members[i] = item
                 i += 1
             item = (<NativeTransport> item).next_connection
         lf_unlock(&self.mutex)
-        if transports == NULL and room:
+        if members == NULL and room:
             raise MemoryError(f"no memory for {room} connections")
         try:
             for room in range(i):
-                found.add(<object> transports[room])
+                found.add(<object> members[room])
         finally:
             for room in range(i):
-                Py_DECREF(transports[room])
-            free(transports)
+                Py_DECREF(members[room])
+            free(members)
         return found
 
     def __iter__(self):
