@@ -102,6 +102,9 @@ cdef class NativeTransport(UVHandle):
         # The socket object for this descriptor: the user's own, or made when first asked for. Detached before libuv
         # closes.
         object sock
+        # One more reference to it (owned), which the collector does not see: of a transport and its socket that go
+        # together it would end the socket first, and libuv would close the number again, which may be another file's.
+        PyObject* held_sock
         # The TransportSocket of it that get_extra_info("socket") gave out.
         object socket_view
         int fd
@@ -132,6 +135,7 @@ cdef class NativeTransport(UVHandle):
     cdef bint is_left_to_its_thread(self) noexcept
     # Who the descriptor belongs to, as asyncio's users see it.
     cdef int claim(self, LoopCore loop, int fd, object sock) except -1
+    cdef void hold_socket(self, object sock) noexcept
     cdef object socket_object(self)
     cdef int family(self) except -1
     cdef object name_of_peer(self)

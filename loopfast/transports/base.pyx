@@ -50,6 +50,7 @@ cdef class NativeTransport(UVHandle):
         if self.connections is not None:
             self.connections.unlink(self)
         Py_XDECREF(self.context)
+        Py_XDECREF(self.held_sock)
 
     def __del__(self):
         if self.connections is not None:
@@ -74,9 +75,6 @@ cdef class NativeTransport(UVHandle):
         if not is_for_its_thread(self.loop):
             return False
         try:
-            if self.sock is not None:
-                # Or the collector, which may have found both, would let the socket object close the descriptor first.
-                self.sock.detach()
             self.loop.call_soon_threadsafe(self._end_here)
         except RuntimeError:
             # The loop closes just now.
@@ -90,8 +88,17 @@ cdef class NativeTransport(UVHandle):
 
     cdef int claim(self, LoopCore loop, int fd, object sock) except -1:
         self.fd = fd
-        self.sock = sock
+        self.hold_socket(sock)
         return loop.claim_descriptor(fd, self)
+
+    cdef void hold_socket(self, object sock) noexcept:
+        cdef PyObject* before = self.held_sock
+        self.sock = sock
+        self.held_sock = NULL
+        if sock is not None:
+            Py_INCREF(<PyObject*> sock)
+            self.held_sock = <PyObject*> sock
+        Py_XDECREF(before)
 
     cdef object socket_object(self):
         return self.sock
@@ -112,7 +119,7 @@ cdef class NativeTransport(UVHandle):
             self.loop.release_descriptor(self.fd, self)
         if self.sock is not None:
             self.sock.detach()
-            self.sock = None
+            self.hold_socket(None)
         return 0
 
     cdef void on_loop_close(self) noexcept:

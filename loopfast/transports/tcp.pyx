@@ -34,7 +34,7 @@ cdef class SocketStream(StreamTransport):
 
     cdef object socket_object(self):
         if self.sock is None and self.handle != NULL:
-            self.sock = socket.socket(self.peer.any.sa_family, socket.SOCK_STREAM, -1, self.fd)
+            self.hold_socket(socket.socket(self.peer.any.sa_family, socket.SOCK_STREAM, -1, self.fd))
         return self.sock
 
     cdef int family(self) except -1:

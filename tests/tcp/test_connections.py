@@ -421,6 +421,36 @@ async def test_many_connections_leave_nothing_behind_without_the_collector(loop)
         assert open_descriptors() == before
 
 
+def test_a_transport_collected_with_its_socket_closes_nothing_else(loop_kind):
+    """A file that is opened as soon as the descriptor is free keeps it."""
+    code = """
+        opened = []
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *args: opened.append(os.open(os.devnull, os.O_RDONLY))
+
+        class Protocol(asyncio.Protocol):
+            pass
+
+        async def main():
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                sock = socket.create_connection(server.getsockname())
+                sock.setblocking(False)
+                transport, protocol = await asyncio.get_running_loop().create_connection(Protocol, sock=sock)
+                transport.pause_reading()
+                protocol.cycle = [transport, sock]
+                del transport, protocol, sock
+                gc.collect()
+                await asyncio.sleep(0)
+
+        run(main())
+        gc.collect()
+        for fd in opened:
+            os.fstat(fd)
+        print(bool(opened))
+    """
+    assert run_program(loop_kind, code) == "True\n"
+
+
 def test_a_dropped_open_transport_warns_and_closes_its_descriptor(loop_kind):
     out = run_program(
         loop_kind,
