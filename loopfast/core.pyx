@@ -10,7 +10,7 @@ import sys
 import types
 
 cimport cython
-from cpython.object cimport PyObject, PyObject_GenericSetAttr
+from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
@@ -33,7 +33,7 @@ from loopfast.includes.platform cimport (
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING,
     PyBytes_FromStringAndSize, PyContext_CheckExact, PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyErr_Clear,
-    PyEval_SaveThread, PyObject_Call, PyTypeObject, call_vector, propagate,
+    PyEval_SaveThread, PyObject_Call, PyTypeObject, call_vector, propagate, set_attribute,
 )
 from loopfast.includes.threads cimport (
     LF_FREE_THREADED, lf_lend, lf_lock, lf_reset, lf_try_incref, lf_unlock,
@@ -466,12 +466,12 @@ cdef class LoopCore(CallbackQueues):
 
     # asyncio asks the loop for the time at each turn: a test that replaces time() on a loop moves its timers.
     def __setattr__(self, name, value):
-        PyObject_GenericSetAttr(self, name, value)
+        set_attribute(<PyObject*> self, <PyObject*> name, <PyObject*> value)
         if name == "time":
             self.has_own_clock = True
 
     def __delattr__(self, name):
-        object.__delattr__(self, name)
+        set_attribute(<PyObject*> self, <PyObject*> name, NULL)
         if name == "time":
             self.has_own_clock = type(self).time is not LoopCore.time
 

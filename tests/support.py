@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
@@ -43,6 +45,20 @@ class Reports(list[dict[str, Any]]):
 
 
 # ---------------------------------------------------------------------------------------------------------- descriptors
+
+
+#: What is there for users of another package derives from its classes.
+NEEDED = {"loopfast.serving": "uvicorn", "loopfast.workers": "gunicorn"}
+
+
+def importable_modules() -> list[str]:
+    """The names of loopfast's modules that can be imported here, but for commands, scripts and the benchmarks."""
+    import loopfast
+
+    names = [info.name for info in pkgutil.walk_packages(loopfast.__path__, "loopfast.")]
+    commands = ("loopfast.__main__", "loopfast.uv._build", "loopfast.bench.", "loopfast._boot", "loopfast._lib")
+    absent = {name for name, package in NEEDED.items() if importlib.util.find_spec(package) is None}
+    return [name for name in names if not name.startswith(commands) and name not in absent]
 
 
 def open_descriptors() -> set[int]:

@@ -98,6 +98,8 @@ cdef extern from "Python.h":
     char* PyBytes_AS_STRING(PyObject* data)
     Py_ssize_t PyBytes_GET_SIZE(PyObject* data)
     bint PyUnicode_IS_ASCII(object text)
+    # A value of NULL deletes the attribute.
+    int set_attribute "PyObject_GenericSetAttr"(PyObject* obj, PyObject* name, PyObject* value) except -1
     int PyUnicode_Compare(PyObject* left, PyObject* right)
 
     object PyDescr_NewMethod(PyTypeObject* type, PyMethodDef* method)

@@ -165,15 +165,16 @@ def test_no_extension_type_crashes_when_made_by_new(loop_kind):
     out = run_program(
         loop_kind,
         """
-        import importlib, pkgutil, loopfast
+        import importlib, loopfast
+        from support import importable_modules
         warnings.simplefilter("ignore")
         sys.stderr = open(os.devnull, "w")
-        modules = [m.name for m in pkgutil.walk_packages(loopfast.__path__, "loopfast.")]
-        modules = [name for name in modules if "__main__" not in name and not name.startswith("loopfast.bench.")]
+        modules = [importlib.import_module(name) for name in importable_modules()]
         types = {
             value
-            for name in modules
-            for value in vars(importlib.import_module(name)).values()
+            for module in modules
+            if module.__file__.endswith((".so", ".pyd"))
+            for value in vars(module).values()
             if isinstance(value, type)
             and value.__module__.startswith("loopfast.")
             and not issubclass(value, loopfast.Loop)

