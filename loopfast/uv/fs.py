@@ -285,7 +285,7 @@ def _two(path: Any, new_path: Any) -> tuple[bytes, bytes]:
 def close(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def close(
-    file: Any, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    file: Any, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def close(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Close a descriptor (uv_fs_close)."""
@@ -345,7 +345,7 @@ def read(file: Any, size: int, offset: int = -1, *, loop: BaseLoop | None = None
 def unlink(path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def unlink(
-    path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def unlink(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Remove a file (uv_fs_unlink)."""
@@ -386,7 +386,7 @@ def write(
 def mkdir(path: Path, mode: int = 0o777, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def mkdir(
-    path: Path, mode: int = 0o777, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, mode: int = 0o777, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def mkdir(path: Path, mode: int = 0o777, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Make a directory (uv_fs_mkdir)."""
@@ -423,7 +423,7 @@ def mkstemp(template: Path, *, loop: BaseLoop | None = None, callback: Done | No
 def rmdir(path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def rmdir(
-    path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def rmdir(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Remove an empty directory (uv_fs_rmdir)."""
@@ -449,7 +449,7 @@ def opendir(path: Path, *, loop: BaseLoop | None = None, callback: Done | None =
 def closedir(directory: Dir, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def closedir(
-    directory: Dir, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    directory: Dir, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def closedir(directory: Dir, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Close a directory (uv_fs_closedir)."""
@@ -542,7 +542,7 @@ def statfs(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = 
 def rename(path: Path, new_path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def rename(
-    path: Path, new_path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, new_path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def rename(path: Path, new_path: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Give a file another name (uv_fs_rename)."""
@@ -553,7 +553,7 @@ def rename(path: Path, new_path: Path, *, loop: BaseLoop | None = None, callback
 def fsync(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fsync(
-    file: Any, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    file: Any, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def fsync(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Write a file to the disk (uv_fs_fsync)."""
@@ -564,7 +564,7 @@ def fsync(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = No
 def fdatasync(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fdatasync(
-    file: Any, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    file: Any, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def fdatasync(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """The same without what is not needed to read it (uv_fs_fdatasync)."""
@@ -575,7 +575,7 @@ def fdatasync(file: Any, *, loop: BaseLoop | None = None, callback: Done | None 
 def ftruncate(file: Any, length: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def ftruncate(
-    file: Any, length: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    file: Any, length: int, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def ftruncate(file: Any, length: int, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Cut or extend a file to `length` bytes (uv_fs_ftruncate)."""
@@ -593,7 +593,7 @@ def copyfile(
     flags: CopyFileFlag | int = 0,
     *,
     loop: BaseLoop,
-    callback: Callable[[None | None, Exception | None], object],
+    callback: Callable[[None, Exception | None], object],
 ) -> FSRequest[None]: ...
 def copyfile(
     path: Path,
@@ -640,7 +640,7 @@ def sendfile(
 def access(path: Path, mode: int = os.F_OK, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def access(
-    path: Path, mode: int = os.F_OK, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, mode: int = os.F_OK, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def access(path: Path, mode: int = os.F_OK, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Check what may be done with a file (uv_fs_access): `mode` is of os.F_OK, R_OK, W_OK, X_OK. An error says no."""
@@ -651,7 +651,7 @@ def access(path: Path, mode: int = os.F_OK, *, loop: BaseLoop | None = None, cal
 def chmod(path: Path, mode: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def chmod(
-    path: Path, mode: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, mode: int, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def chmod(path: Path, mode: int, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Change a file's rights (uv_fs_chmod)."""
@@ -662,7 +662,7 @@ def chmod(path: Path, mode: int, *, loop: BaseLoop | None = None, callback: Done
 def fchmod(file: Any, mode: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fchmod(
-    file: Any, mode: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    file: Any, mode: int, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def fchmod(file: Any, mode: int, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """The same of an open one (uv_fs_fchmod)."""
@@ -678,7 +678,7 @@ def utime(
     mtime: float,
     *,
     loop: BaseLoop,
-    callback: Callable[[None | None, Exception | None], object],
+    callback: Callable[[None, Exception | None], object],
 ) -> FSRequest[None]: ...
 def utime(path: Path, atime: float, mtime: float, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Set the times of last access and change, in seconds since 1970 (uv_fs_utime); see UTIME_NOW, UTIME_OMIT."""
@@ -694,7 +694,7 @@ def futime(
     mtime: float,
     *,
     loop: BaseLoop,
-    callback: Callable[[None | None, Exception | None], object],
+    callback: Callable[[None, Exception | None], object],
 ) -> FSRequest[None]: ...
 def futime(file: Any, atime: float, mtime: float, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """The same of an open file (uv_fs_futime)."""
@@ -710,7 +710,7 @@ def lutime(
     mtime: float,
     *,
     loop: BaseLoop,
-    callback: Callable[[None | None, Exception | None], object],
+    callback: Callable[[None, Exception | None], object],
 ) -> FSRequest[None]: ...
 def lutime(
     path: Path, atime: float, mtime: float, *, loop: BaseLoop | None = None, callback: Done | None = None
@@ -723,7 +723,7 @@ def lutime(
 def link(path: Path, new_path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def link(
-    path: Path, new_path: Path, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, new_path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def link(path: Path, new_path: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Give a file one more name (uv_fs_link)."""
@@ -741,7 +741,7 @@ def symlink(
     flags: SymlinkFlag | int = 0,
     *,
     loop: BaseLoop,
-    callback: Callable[[None | None, Exception | None], object],
+    callback: Callable[[None, Exception | None], object],
 ) -> FSRequest[None]: ...
 def symlink(
     path: Path,
@@ -781,7 +781,7 @@ def realpath(path: Path, *, loop: BaseLoop | None = None, callback: Done | None 
 def chown(path: Path, uid: int, gid: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def chown(
-    path: Path, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def chown(path: Path, uid: int, gid: int, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Change a file's owner and group (uv_fs_chown)."""
@@ -792,7 +792,7 @@ def chown(path: Path, uid: int, gid: int, *, loop: BaseLoop | None = None, callb
 def fchown(file: Any, uid: int, gid: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def fchown(
-    file: Any, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    file: Any, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def fchown(file: Any, uid: int, gid: int, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """The same of an open one (uv_fs_fchown)."""
@@ -803,7 +803,7 @@ def fchown(file: Any, uid: int, gid: int, *, loop: BaseLoop | None = None, callb
 def lchown(path: Path, uid: int, gid: int, *, loop: None = None, callback: None = None) -> None: ...
 @overload
 def lchown(
-    path: Path, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None | None, Exception | None], object]
+    path: Path, uid: int, gid: int, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
 ) -> FSRequest[None]: ...
 def lchown(path: Path, uid: int, gid: int, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """The same of a symbolic link itself (uv_fs_lchown)."""

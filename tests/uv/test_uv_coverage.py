@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,14 @@ def test_types_of_the_header_have_a_place(header: str) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in coverage.HERE.glob("*.py"))
     for lower in re.findall(r"XX\(\w+, (\w+)\)", handles[1] + requests[1]):
         assert f"uv_{lower}_t" in text, lower
+
+
+def test_the_annotations_of_overloads_mean_something() -> None:
+    """They are text until somebody asks: a documentation tool, or typing.get_type_hints()."""
+    asked = 0
+    for function in filter(inspect.isfunction, vars(uv.fs).values()):
+        for overload in typing.get_overloads(function):
+            for annotation in overload.__annotations__.values():
+                eval(annotation, vars(uv.fs))
+                asked += 1
+    assert asked > 100
