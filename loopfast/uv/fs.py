@@ -284,9 +284,7 @@ def _two(path: Any, new_path: Any) -> tuple[bytes, bytes]:
 @overload
 def close(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
-def close(
-    file: Any, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
-) -> FSRequest[None]: ...
+def close(file: Any, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]) -> FSRequest[None]: ...
 def close(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Close a descriptor (uv_fs_close)."""
     return _run(loop, callback, _none, lib.uv_fs_close, descriptor(file))
@@ -344,9 +342,7 @@ def read(file: Any, size: int, offset: int = -1, *, loop: BaseLoop | None = None
 @overload
 def unlink(path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
-def unlink(
-    path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
-) -> FSRequest[None]: ...
+def unlink(path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]) -> FSRequest[None]: ...
 def unlink(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Remove a file (uv_fs_unlink)."""
     return _run(loop, callback, _none, lib.uv_fs_unlink, file_path(path), filename=path)
@@ -422,9 +418,7 @@ def mkstemp(template: Path, *, loop: BaseLoop | None = None, callback: Done | No
 @overload
 def rmdir(path: Path, *, loop: None = None, callback: None = None) -> None: ...
 @overload
-def rmdir(
-    path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
-) -> FSRequest[None]: ...
+def rmdir(path: Path, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]) -> FSRequest[None]: ...
 def rmdir(path: Path, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Remove an empty directory (uv_fs_rmdir)."""
     return _run(loop, callback, _none, lib.uv_fs_rmdir, file_path(path), filename=path)
@@ -552,9 +546,7 @@ def rename(path: Path, new_path: Path, *, loop: BaseLoop | None = None, callback
 @overload
 def fsync(file: Any, *, loop: None = None, callback: None = None) -> None: ...
 @overload
-def fsync(
-    file: Any, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]
-) -> FSRequest[None]: ...
+def fsync(file: Any, *, loop: BaseLoop, callback: Callable[[None, Exception | None], object]) -> FSRequest[None]: ...
 def fsync(file: Any, *, loop: BaseLoop | None = None, callback: Done | None = None) -> Any:
     """Write a file to the disk (uv_fs_fsync)."""
     return _run(loop, callback, _none, lib.uv_fs_fsync, descriptor(file))
