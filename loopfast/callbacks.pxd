@@ -94,6 +94,13 @@ cdef class CallbackQueues:
         Py_ssize_t ring_head
         Py_ssize_t ready_count
 
+        # What a poll brought, to run after the callbacks that were ready before it: readers, writers, objects with
+        # something deferred, due timers. Owned references in events[event_head:event_count].
+        PyObject** events
+        Py_ssize_t event_capacity
+        Py_ssize_t event_head
+        Py_ssize_t event_count
+
         # Handles that have run and that nobody else refers to, for reuse (owned, empty).
         PyObject* spare[SPARE_HANDLES]
         int spare_count
@@ -103,6 +110,9 @@ cdef class CallbackQueues:
         Py_ssize_t heap_capacity
         Py_ssize_t timer_count
         uint64_t timer_sequence
+
+        # The context that a callback runs in (owned), NULL between callbacks.
+        PyObject* entered
 
         # Without the GIL, a loop belongs to the thread that runs it: everything here but what follows is that thread's
         # alone, or while no thread runs it, the one's that uses it. `mutex` guards what follows, the list of the loop's
@@ -128,6 +138,16 @@ cdef class CallbackQueues:
     cdef int heap_push(self, TimerHandle timer) except -1
     cdef int heap_place(self, TimerHandle timer) except -1
     cdef void heap_remove(self, TimerHandle timer) noexcept
+
+    # --- what a poll brings
+    cdef int push_event(self, PyObject* handle) except -1
+    cdef int merge_events(self, Py_ssize_t first) except -1
+
+    # --- the context; the last two for the hot path
+    cdef int enter_context(self, PyObject* context) except -1
+    cdef int leave_context(self) except -1
+    cdef int switch_context(self, PyObject* context) noexcept
+    cdef int exit_context(self) noexcept
 
     # Without the GIL: append to `foreign`.
     cdef int push_foreign(self, PyObject* handle) except -1

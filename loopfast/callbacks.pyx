@@ -1,4 +1,5 @@
-"""Scheduled callbacks: the handles that users hold, and where handles wait: the ready ring and the timer heap.
+"""Scheduled callbacks: the handles that users hold, and where handles wait: the ready ring, the events of a
+poll and the timer heap.
 
 `LoopCore` is these queues with a turn around them.
 """
@@ -18,7 +19,8 @@ from loopfast.buildinfo cimport COUNTERS
 from loopfast.includes.counters cimport LF_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_XDECREF, PyFloat_AsDouble, PyThread_get_thread_ident, PyTupleObject,
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyContext_Enter, PyContext_Exit, PyFloat_AsDouble, PyThread_get_thread_ident,
+    PyTupleObject, propagate,
 )
 from loopfast.includes.threads cimport (
     LF_FREE_THREADED, lf_lock, lf_mutex, lf_store_count, lf_store_runner, lf_unlock,
@@ -387,8 +389,79 @@ cdef class CallbackQueues:
             lf_lock(&borrowed_loops)
             lf_unlock(&borrowed_loops)
         free(self.ring)
+        free(self.events)
         free(self.heap)
         free(self.foreign)
+
+    # ------------------------------------------------------------------------------------------------- events
+
+    cdef int push_event(self, PyObject* handle) except -1:
+        """Append *handle* (a new reference is taken) to what runs right after the poll."""
+        cdef Py_ssize_t capacity
+        cdef PyObject** grown
+        if self.event_count == self.event_capacity:
+            capacity = self.event_capacity * 2 if self.event_capacity else 64
+            grown = <PyObject**> realloc(self.events, capacity * sizeof(PyObject*))
+            if grown == NULL:
+                raise MemoryError(f"no memory for {capacity} events")
+            self.events = grown
+            self.event_capacity = capacity
+        Py_INCREF(handle)
+        self.events[self.event_count] = handle
+        self.event_count += 1
+        return 0
+
+    cdef int merge_events(self, Py_ssize_t first) except -1:
+        """The run ends before this turn's events: put them behind the *first* callbacks of the ring, their place."""
+        cdef Py_ssize_t count = self.event_count - self.event_head
+        cdef Py_ssize_t i = self.ready_count
+        cdef Py_ssize_t mask
+        if count == 0:
+            return 0
+        while self.ring_capacity < self.ready_count + count:
+            grow_ring(self)
+        mask = self.ring_capacity - 1
+        while i > first:
+            i -= 1
+            self.ring[(self.ring_head + i + count) & mask] = self.ring[(self.ring_head + i) & mask]
+        for i in range(count):
+            self.ring[(self.ring_head + first + i) & mask] = self.events[self.event_head + i]
+        self.ready_count += count
+        self.event_head = self.event_count = 0
+        return 0
+
+    # ------------------------------------------------------------------------------------------------- context
+
+    cdef int enter_context(self, PyObject* context) except -1:
+        if self.entered != context and self.switch_context(context) < 0:
+            return propagate()
+        return 0
+
+    cdef int leave_context(self) except -1:
+        if self.entered != NULL and self.exit_context() < 0:
+            return propagate()
+        return 0
+
+    cdef int exit_context(self) noexcept:
+        """leave_context() for the hot path: -1 with the exception set, nothing attached to it."""
+        cdef PyObject* context = self.entered
+        cdef int status
+        self.entered = NULL
+        if context == NULL:
+            return 0
+        status = PyContext_Exit(context)
+        Py_DECREF(context)
+        return status
+
+    cdef int switch_context(self, PyObject* context) noexcept:
+        """enter_context() for the hot path: -1 with the exception set, nothing attached to it."""
+        if self.entered != NULL and self.exit_context() < 0:
+            return -1
+        if PyContext_Enter(context) < 0:
+            return -1
+        Py_INCREF(context)
+        self.entered = context
+        return 0
 
     # ------------------------------------------------------------------------------------------------- other threads
 

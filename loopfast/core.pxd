@@ -5,20 +5,12 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
-from loopfast.callbacks cimport CallbackQueues, Handle, runs_elsewhere
+from loopfast.buffers cimport LoopBuffers
+from loopfast.callbacks cimport Handle, runs_elsewhere
 from loopfast.includes cimport uv
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState
 from loopfast.includes.threads cimport LF_FREE_THREADED
-
-cdef enum:
-    READ_BUFFER_SIZE = 120 * 1024
-    # One read of a stream that has filled the buffer: straight into a bytes object.
-    BULK_READ_SIZE = 256 * 1024
-    GATHER_BUFFER_SIZE = 64 * 1024
-    # Bytes that libuv needs for one datagram, and how many one read may bring.
-    DATAGRAM_SIZE = 64 * 1024
-    DATAGRAMS_PER_READ = 16
 
 
 ctypedef struct LoopState:
@@ -95,31 +87,10 @@ cdef class LoopObject:
     cdef void on_fork(self) noexcept
 
 
-cdef class LoopCore(CallbackQueues):
+cdef class LoopCore(LoopBuffers):
     cdef:
         # NULL once closed.
         LoopState* state
-        # Lent to a stream during one read callback, copied before it returns. Allocated at the first read.
-        char* read_buffer
-        # The same for endpoints of datagrams: room for several.
-        char* datagram_buffer
-
-        # The bytes object received last if nobody kept it (owned), and the bytes it has memory for.
-        PyObject* spare_bytes
-        Py_ssize_t spare_bytes_capacity
-        # A bytes object of BULK_READ_SIZE that nobody has seen yet, for the next large read (owned; NULL: none).
-        PyObject* bulk_bytes
-
-        # Small writes of the running turn, copied; everything in it has left, or was copied on, when the turn ends.
-        char* gather_buffer
-        size_t gathered
-
-        # What a poll brought, to run after the callbacks that were ready before it: readers, writers, objects with
-        # something deferred, due timers. Owned references in events[event_head:event_count].
-        PyObject** events
-        Py_ssize_t event_capacity
-        Py_ssize_t event_head
-        Py_ssize_t event_count
         # Something comes before what the poll that is going on brings: callbacks that were ready, or an event.
         bint deferring
         # The callbacks of the ring that come before this turn's events.
@@ -133,13 +104,6 @@ cdef class LoopCore(CallbackQueues):
 
         # Head of the list of attached LoopObjects (borrowed, but for the kept ones).
         PyObject* objects
-
-        # By descriptor: the transport that owns it (borrowed), so that add_reader() and sock_*() can refuse it.
-        PyObject** claims
-        int claims_capacity
-
-        # The context that a callback runs in (owned), NULL between callbacks.
-        PyObject* entered
 
         # What a libuv callback raised and the poll must raise on (KeyboardInterrupt, SystemExit, MemoryError).
         object failure
@@ -189,19 +153,7 @@ cdef class LoopCore(CallbackQueues):
     cdef object __weakref__
 
     # --- for the modules above
-    cdef int push_event(self, PyObject* handle) except -1
-    cdef int enter_context(self, PyObject* context) except -1
-    cdef int leave_context(self) except -1
-    cdef char* borrow_read_buffer(self) except NULL
-    cdef char* borrow_datagram_buffer(self) except NULL
-    cdef char* borrow_bulk_bytes(self) noexcept
     cdef int request_turn_end(self, LoopObject obj) except -1
-    # Room for claim_descriptor(fd), which then cannot fail.
-    cdef int reserve_descriptor(self, int fd) except -1
-    cdef int claim_descriptor(self, int fd, LoopObject owner) except -1
-    # Who has claimed it, or None.
-    cdef object claimant(self, int fd)
-    cdef void release_descriptor(self, int fd, LoopObject owner) noexcept
     # From a libuv callback that must not raise: what is still to be raised when the poll returns.
     cdef void fail(self, object exception) noexcept
     # Before anything that would change what the kernel watches for this loop.
@@ -237,14 +189,11 @@ cdef class LoopCore(CallbackQueues):
     cdef int poll(self, uv.uv_run_mode mode) except -1
     cdef int collect_due_timers(self, uint64_t before_turn) except -1
     cdef int collect_around_new_timers(self, uint64_t before_turn, double now) except -1
-    cdef int merge_events(self, Py_ssize_t first) except -1
     cdef int run_ready(self, Py_ssize_t remaining) except -1
     cdef int run_events(self) except -1
     cdef int look_at_the_clock(self) except -1
     cdef int run_unusual(self, PyObject* item) except -1
     cdef int on_callback_raised(self, Handle handle) except -1
-    cdef int switch_context(self, PyObject* context) noexcept
-    cdef int exit_context(self) noexcept
     cdef int raise_failure(self) except -1
     cdef int finish_turn(self) except -1
     cdef void shut(self) noexcept

@@ -5,13 +5,13 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from loopfast.callbacks import CallbackQueues
+from loopfast.buffers import LoopBuffers
 
 @disjoint_base
 class LoopObject: ...
 
 @disjoint_base
-class LoopCore(CallbackQueues):
+class LoopCore(LoopBuffers):
     def time(self) -> float: ...
     def stop(self) -> None: ...
     def libuv_get_loop_t_ptr(self) -> object: ...

@@ -14,13 +14,12 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, realloc
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.callbacks cimport (
-    CallbackQueues, Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, grow_ring, is_native, is_plain,
-    recycle, runs_here, take_what_others_scheduled,
+    Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, is_native, is_plain, recycle, runs_here,
+    take_what_others_scheduled,
 )
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
@@ -31,8 +30,7 @@ from loopfast.includes.platform cimport (
     lf_wait_readable,
 )
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyBytes_AS_STRING,
-    PyBytes_FromStringAndSize, PyContext_CheckExact, PyContext_Enter, PyContext_Exit, PyErr_CheckSignals, PyErr_Clear,
+    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyErr_CheckSignals,
     PyEval_SaveThread, PyObject_Call, PyTypeObject, call_vector, propagate, set_attribute,
 )
 from loopfast.includes.threads cimport (
@@ -194,7 +192,7 @@ del _count_fork
 
 # ----------------------------------------------------------------------------------------------------------------- loop
 
-cdef class LoopCore(CallbackQueues):
+cdef class LoopCore(LoopBuffers):
     """The engine below `loopfast.Loop`. Not for direct use."""
 
     def __cinit__(self, *args, **kwargs):
@@ -235,15 +233,8 @@ cdef class LoopCore(CallbackQueues):
     def __dealloc__(self):
         self.drop_handles()
         self.close_state()
-        free(self.events)
         free(self.turn_end)
-        free(self.claims)
         free(self.late)
-        free(self.read_buffer)
-        free(self.datagram_buffer)
-        free(self.gather_buffer)
-        Py_XDECREF(self.spare_bytes)
-        Py_XDECREF(self.bulk_bytes)
 
     # ------------------------------------------------------------------------------------------------- closing
 
@@ -430,22 +421,6 @@ cdef class LoopCore(CallbackQueues):
 
     # ------------------------------------------------------------------------------------------------- queues
 
-    cdef int push_event(self, PyObject* handle) except -1:
-        """Append *handle* (a new reference is taken) to what runs right after the poll."""
-        cdef Py_ssize_t capacity
-        cdef PyObject** grown
-        if self.event_count == self.event_capacity:
-            capacity = self.event_capacity * 2 if self.event_capacity else 64
-            grown = <PyObject**> realloc(self.events, capacity * sizeof(PyObject*))
-            if grown == NULL:
-                raise MemoryError(f"no memory for {capacity} events")
-            self.events = grown
-            self.event_capacity = capacity
-        Py_INCREF(handle)
-        self.events[self.event_count] = handle
-        self.event_count += 1
-        return 0
-
     def _add_callback(self, handle):
         if not handle._cancelled:
             if isinstance(handle, TimerHandle) and not is_for_its_thread(self):
@@ -513,29 +488,6 @@ cdef class LoopCore(CallbackQueues):
                 if not timer.is_cancelled:
                     self.heap_place(timer)
         return 0
-
-    # ------------------------------------------------------------------------------------------------- context
-
-    cdef int enter_context(self, PyObject* context) except -1:
-        if self.entered != context and self.switch_context(context) < 0:
-            return propagate()
-        return 0
-
-    cdef int leave_context(self) except -1:
-        if self.entered != NULL and self.exit_context() < 0:
-            return propagate()
-        return 0
-
-    cdef int exit_context(self) noexcept:
-        """leave_context() for the hot path: -1 with the exception set, nothing attached to it."""
-        cdef PyObject* context = self.entered
-        cdef int status
-        self.entered = NULL
-        if context == NULL:
-            return 0
-        status = PyContext_Exit(context)
-        Py_DECREF(context)
-        return status
 
     # ------------------------------------------------------------------------------------------------- the turn
 
@@ -742,25 +694,6 @@ cdef class LoopCore(CallbackQueues):
                 self.look_at_the_clock()
         return 0
 
-    cdef int merge_events(self, Py_ssize_t first) except -1:
-        """The run ends before this turn's events: put them behind the *first* callbacks of the ring, their place."""
-        cdef Py_ssize_t count = self.event_count - self.event_head
-        cdef Py_ssize_t i = self.ready_count
-        cdef Py_ssize_t mask
-        if count == 0:
-            return 0
-        while self.ring_capacity < self.ready_count + count:
-            grow_ring(self)
-        mask = self.ring_capacity - 1
-        while i > first:
-            i -= 1
-            self.ring[(self.ring_head + i + count) & mask] = self.ring[(self.ring_head + i) & mask]
-        for i in range(count):
-            self.ring[(self.ring_head + first + i) & mask] = self.events[self.event_head + i]
-        self.ready_count += count
-        self.event_head = self.event_count = 0
-        return 0
-
     cdef int run_events(self) except -1:
         """Run what the poll brought."""
         cdef PyObject* item
@@ -824,16 +757,6 @@ cdef class LoopCore(CallbackQueues):
         handle.is_running = False
         if not handle.is_persistent or handle.is_cancelled:
             handle.release()
-        return 0
-
-    cdef int switch_context(self, PyObject* context) noexcept:
-        """enter_context() for the hot path: -1 with the exception set, nothing attached to it."""
-        if self.entered != NULL and self.exit_context() < 0:
-            return -1
-        if PyContext_Enter(context) < 0:
-            return -1
-        Py_INCREF(context)
-        self.entered = context
         return 0
 
     cdef int on_callback_raised(self, Handle handle) except -1:
@@ -921,78 +844,7 @@ cdef class LoopCore(CallbackQueues):
             exc_type=type(exception), exc_value=exception, exc_traceback=exception.__traceback__, object=None,
             err_msg="Exception ignored while another one already ends the event loop's run"))
 
-    # ------------------------------------------------------------------------------------------------- shared services
-
-    cdef char* borrow_read_buffer(self) except NULL:
-        if self.read_buffer == NULL:
-            self.read_buffer = <char*> malloc(READ_BUFFER_SIZE)
-            if self.read_buffer == NULL:
-                raise MemoryError(f"no memory for a read buffer of {READ_BUFFER_SIZE} bytes")
-        if self.gather_buffer == NULL:
-            self.gather_buffer = <char*> malloc(GATHER_BUFFER_SIZE)
-            if self.gather_buffer == NULL:
-                raise MemoryError(f"no memory for a gather buffer of {GATHER_BUFFER_SIZE} bytes")
-        return self.read_buffer
-
-    cdef char* borrow_bulk_bytes(self) noexcept:
-        """Return memory of BULK_READ_SIZE that becomes a bytes object without a copy; NULL where there is none."""
-        if self.bulk_bytes == NULL:
-            self.bulk_bytes = PyBytes_FromStringAndSize(NULL, BULK_READ_SIZE)
-            if self.bulk_bytes == NULL:
-                PyErr_Clear()
-                return NULL
-        return PyBytes_AS_STRING(self.bulk_bytes)
-
-    cdef char* borrow_datagram_buffer(self) except NULL:
-        if self.datagram_buffer == NULL:
-            self.datagram_buffer = <char*> malloc(DATAGRAM_SIZE * DATAGRAMS_PER_READ)
-            if self.datagram_buffer == NULL:
-                raise MemoryError(f"no memory for {DATAGRAMS_PER_READ} datagrams of {DATAGRAM_SIZE} bytes")
-        return self.datagram_buffer
-
-    cdef int reserve_descriptor(self, int fd) except -1:
-        cdef int capacity = max(64, self.claims_capacity)
-        cdef PyObject** claims
-        if fd >= self.claims_capacity:
-            while capacity <= fd:
-                capacity *= 2
-            lf_lock(&self.mutex)
-            claims = <PyObject**> realloc(self.claims, capacity * sizeof(PyObject*))
-            if claims != NULL:
-                memset(claims + self.claims_capacity, 0, (capacity - self.claims_capacity) * sizeof(PyObject*))
-                self.claims = claims
-                self.claims_capacity = capacity
-            lf_unlock(&self.mutex)
-            if claims == NULL:
-                raise MemoryError(f"no memory for descriptor {fd}")
-        return 0
-
-    cdef int claim_descriptor(self, int fd, LoopObject owner) except -1:
-        self.reserve_descriptor(fd)
-        lf_lock(&self.mutex)
-        self.claims[fd] = <PyObject*> owner
-        lf_unlock(&self.mutex)
-        return 0
-
-    cdef void release_descriptor(self, int fd, LoopObject owner) noexcept:
-        lf_lock(&self.mutex)
-        if fd < self.claims_capacity and self.claims[fd] == <PyObject*> owner:
-            self.claims[fd] = NULL
-        lf_unlock(&self.mutex)
-
-    cdef object claimant(self, int fd):
-        cdef PyObject* found = NULL
-        if not 0 <= fd < self.claims_capacity:
-            return None
-        lf_lock(&self.mutex)
-        if self.claims[fd] != NULL and lf_try_incref(self.claims[fd]):
-            found = self.claims[fd]
-        lf_unlock(&self.mutex)
-        if found == NULL:
-            return None
-        owner = <object> found
-        Py_DECREF(found)
-        return owner
+    # ------------------------------------------------------------------------------------------------- upcalls
 
     cdef int report(self, dict context) except -1:
         self.call_exception_handler(context)

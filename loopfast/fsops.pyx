@@ -21,6 +21,7 @@ from libc.string cimport memcpy, strlen
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.core cimport LoopCore, LoopObject, LoopState, hold_gil, polls_elsewhere
 from loopfast.includes cimport uv
+from loopfast.includes.awaiting cimport sent, throw_here, throw_into
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
 from loopfast.includes.fsjobs cimport (
     LF_BOTH_NAMES, LF_FCHOWN, LF_FINISH, LF_FIRST_NAME, LF_FSTAT, LF_IS_PIPE, LF_LSTAT, LF_OPEN,
@@ -31,7 +32,7 @@ from loopfast.includes.fsjobs cimport (
 from loopfast.includes cimport fsjobs
 from loopfast.includes.python cimport (
     _PyBytes_Resize, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_AS_STRING,
-    PyBytes_FromStringAndSize, PyErr_Clear, PyErr_Occurred, PyErr_SetObject, PyErr_WarnFormat, PyErr_WriteUnraisable,
+    PyBytes_FromStringAndSize, PyErr_Clear, PyErr_SetObject, PyErr_WarnFormat, PyErr_WriteUnraisable,
     PyIter_Send, PyTypeObject, propagate,
 )
 from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
@@ -325,25 +326,15 @@ cdef class Request(LoopObject):
 
     def send(self, value):
         """Continue the call; coroutine protocol."""
-        cdef PyObject* result = self.step()
-        if result != NULL:
-            yielded = <object> result
-            Py_DECREF(result)
-            return yielded
-        if PyErr_Occurred() == NULL:
-            raise StopIteration
-        propagate()
+        return sent(self.step())
 
     def throw(self, kind, value=None, traceback=None):
         """Raise an exception where the call waits; coroutine protocol."""
         iterator = self.iterator
         self.give_up()
         if iterator is not None:
-            # The form with three arguments is deprecated, and what some callers still use.
-            iterator.throw(*((kind,) if value is None and traceback is None else (kind, value, traceback)))
-        if isinstance(kind, type):
-            raise kind if value is None else value
-        raise kind
+            throw_into(iterator, kind, value, traceback)
+        throw_here(kind, value)
 
     def close(self):
         """Give the call up; coroutine protocol."""

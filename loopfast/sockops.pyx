@@ -19,10 +19,11 @@ from libc.stdlib cimport free
 from loopfast.core cimport LoopCore, is_for_its_thread
 from loopfast.handles.poll cimport KernelSet, grown_table
 from loopfast.includes cimport uv
+from loopfast.includes.awaiting cimport sent, throw_here, throw_into
 from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_set_edges, lf_set_ready
 from loopfast.includes.python cimport (
     METH_NOARGS, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_FromStringAndSize,
-    PyErr_Clear, PyErr_Occurred, PyErr_SetObject, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
+    PyErr_Clear, PyErr_SetObject, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
     PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef, propagate,
 )
 from loopfast.includes.socket cimport lf_recv, lf_send
@@ -301,25 +302,15 @@ cdef class SocketCall:
 
     def send(self, value):
         """Continue the call; coroutine protocol."""
-        cdef PyObject* result = self.step()
-        if result != NULL:
-            yielded = <object> result
-            Py_DECREF(result)
-            return yielded
-        if PyErr_Occurred() == NULL:
-            raise StopIteration
-        propagate()
+        return sent(self.step())
 
     def throw(self, kind, value=None, traceback=None):
         """Raise an exception where the call waits; coroutine protocol."""
         iterator = self.iterator
         self.finish()
         if iterator is not None:
-            # The form with three arguments is deprecated, and what some callers still use.
-            iterator.throw(*((kind,) if value is None and traceback is None else (kind, value, traceback)))
-        if isinstance(kind, type):
-            raise kind if value is None else value
-        raise kind
+            throw_into(iterator, kind, value, traceback)
+        throw_here(kind, value)
 
     @property
     def __name__(self):

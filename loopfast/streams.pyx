@@ -19,6 +19,7 @@ from cpython.sequence cimport PySequence_DelSlice
 from libc.string cimport memcpy
 
 from loopfast.core cimport LoopCore
+from loopfast.includes.awaiting cimport throw_here, throw_into
 from loopfast.includes.buffer cimport lf_empty_bytearray
 from loopfast.includes.python cimport (
     PY_VECTORCALL_ARGUMENTS_OFFSET, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_False, Py_INCREF, Py_None,
@@ -345,9 +346,7 @@ cdef class StreamCall:
         self.started = True
         if self.iterator is not None:
             try:
-                # The form with three arguments is deprecated, and what some callers still use.
-                return self.iterator.throw(*((kind,) if value is None and traceback is None else
-                                             (kind, value, traceback)))
+                return throw_into(self.iterator, kind, value, traceback)
             except StopIteration as stop:
                 # asyncio's own coroutine, which has caught it.
                 self.finish()
@@ -356,9 +355,7 @@ cdef class StreamCall:
                 self.finish()
                 raise
         self.finish()
-        if isinstance(kind, type):
-            raise kind if value is None else value
-        raise kind
+        throw_here(kind, value)
 
     def close(self):
         """Give the call up; coroutine protocol."""

@@ -21,6 +21,7 @@ LAYERS = (
     ("includes",),
     ("errors", "buildinfo"),
     ("callbacks",),
+    ("buffers",),
     ("core",),
     ("scheduling", "collector"),
     ("handles.base",),

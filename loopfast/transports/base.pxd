@@ -5,7 +5,8 @@
 
 from cpython.object cimport PyObject
 
-from loopfast.core cimport BULK_READ_SIZE, LoopCore
+from loopfast.buffers cimport BULK_READ_SIZE
+from loopfast.core cimport LoopCore
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes.bytes cimport LF_REUSES_BYTES, lf_end_bytes, lf_refill_bytes
 from loopfast.includes.python cimport (

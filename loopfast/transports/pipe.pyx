@@ -13,7 +13,8 @@ from asyncio import transports
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN
 
-from loopfast.core cimport READ_BUFFER_SIZE, LoopCore
+from loopfast.buffers cimport READ_BUFFER_SIZE
+from loopfast.core cimport LoopCore
 from loopfast.includes.platform cimport lf_read, lf_write
 from loopfast.includes.python cimport (
     Py_DECREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyObject_VectorcallMethod,

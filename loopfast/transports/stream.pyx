@@ -17,11 +17,9 @@ from libc.errno cimport EAGAIN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from loopfast.buffers cimport BULK_READ_SIZE, GATHER_BUFFER_SIZE, READ_BUFFER_SIZE
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport (
-    BULK_READ_SIZE, GATHER_BUFFER_SIZE, READ_BUFFER_SIZE, LoopCore, LoopState, hold_gil, is_for_its_thread,
-    polls_elsewhere,
-)
+from loopfast.core cimport LoopCore, LoopState, hold_gil, is_for_its_thread, polls_elsewhere
 from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
 from loopfast.includes.buffer cimport lf_plain_buffer

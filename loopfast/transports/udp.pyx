@@ -17,10 +17,9 @@ from libc.errno cimport EAGAIN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from loopfast.buffers cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport (
-    DATAGRAM_SIZE, DATAGRAMS_PER_READ, LoopCore, LoopState, hold_gil, is_for_its_thread, polls_elsewhere,
-)
+from loopfast.core cimport LoopCore, LoopState, hold_gil, is_for_its_thread, polls_elsewhere
 from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
