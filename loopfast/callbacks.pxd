@@ -5,8 +5,8 @@ from libc.math cimport isnan
 from libc.stdint cimport uint64_t
 
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyThread_get_thread_ident, PyTuple_New,
-    PyTuple_SET_ITEM, PyTypeObject,
+    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
+    PyThread_get_thread_ident, PyTuple_New, PyTuple_SET_ITEM, PyTypeObject,
 )
 from loopfast.includes.threads cimport LF_FREE_THREADED, lf_is_unshared, lf_load_count, lf_load_runner, lf_mutex
 
@@ -143,11 +143,9 @@ cdef class CallbackQueues:
     cdef int push_event(self, PyObject* handle) except -1
     cdef int merge_events(self, Py_ssize_t first) except -1
 
-    # --- the context; the last two for the hot path
+    # --- the context
     cdef int enter_context(self, PyObject* context) except -1
     cdef int leave_context(self) except -1
-    cdef int switch_context(self, PyObject* context) noexcept
-    cdef int exit_context(self) noexcept
 
     # Without the GIL: append to `foreign`.
     cdef int push_foreign(self, PyObject* handle) except -1
@@ -217,6 +215,29 @@ cdef inline bint is_plain(PyObject* item) noexcept:
 cdef inline bint is_native(PyObject* item) noexcept:
     # Not a handle that asyncio's own Python code made.
     return is_plain(item) or Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle
+
+
+# enter_context() and leave_context() for the hot path: -1 with the exception set, nothing attached to it.
+
+cdef inline int exit_context(CallbackQueues loop) noexcept:
+    cdef PyObject* context = loop.entered
+    cdef int status
+    loop.entered = NULL
+    if context == NULL:
+        return 0
+    status = PyContext_Exit(context)
+    Py_DECREF(context)
+    return status
+
+
+cdef inline int switch_context(CallbackQueues loop, PyObject* context) noexcept:
+    if loop.entered != NULL and exit_context(loop) < 0:
+        return -1
+    if PyContext_Enter(context) < 0:
+        return -1
+    Py_INCREF(context)
+    loop.entered = context
+    return 0
 
 
 # How a call is stored in a handle: inline here, because every scheduling call of every module does it.

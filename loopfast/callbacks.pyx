@@ -19,7 +19,7 @@ from loopfast.buildinfo cimport COUNTERS
 from loopfast.includes.counters cimport LF_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_XDECREF, PyContext_Enter, PyContext_Exit, PyFloat_AsDouble, PyThread_get_thread_ident,
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyFloat_AsDouble, PyThread_get_thread_ident,
     PyTupleObject, propagate,
 )
 from loopfast.includes.threads cimport (
@@ -433,34 +433,13 @@ cdef class CallbackQueues:
     # ------------------------------------------------------------------------------------------------- context
 
     cdef int enter_context(self, PyObject* context) except -1:
-        if self.entered != context and self.switch_context(context) < 0:
+        if self.entered != context and switch_context(self, context) < 0:
             return propagate()
         return 0
 
     cdef int leave_context(self) except -1:
-        if self.entered != NULL and self.exit_context() < 0:
+        if self.entered != NULL and exit_context(self) < 0:
             return propagate()
-        return 0
-
-    cdef int exit_context(self) noexcept:
-        """leave_context() for the hot path: -1 with the exception set, nothing attached to it."""
-        cdef PyObject* context = self.entered
-        cdef int status
-        self.entered = NULL
-        if context == NULL:
-            return 0
-        status = PyContext_Exit(context)
-        Py_DECREF(context)
-        return status
-
-    cdef int switch_context(self, PyObject* context) noexcept:
-        """enter_context() for the hot path: -1 with the exception set, nothing attached to it."""
-        if self.entered != NULL and self.exit_context() < 0:
-            return -1
-        if PyContext_Enter(context) < 0:
-            return -1
-        Py_INCREF(context)
-        self.entered = context
         return 0
 
     # ------------------------------------------------------------------------------------------------- other threads

@@ -205,6 +205,15 @@ cdef class LoopCore(LoopBuffers):
 cdef void gil_is_back(LoopState* state) noexcept
 
 
+cdef inline bint handed_over(LoopObject obj, str method) except -1:
+    # left_to_its_thread() for a method of `obj` without arguments, which is bound only where it must be.
+    return polls_elsewhere(obj.loop) and obj.loop.left_to_its_thread(getattr(obj, method))
+
+
+cdef inline bint handed_over_with(LoopObject obj, str method, object argument) except -1:
+    return polls_elsewhere(obj.loop) and obj.loop.left_to_its_thread(getattr(obj, method), argument)
+
+
 cdef inline bint is_for_its_thread(LoopCore loop) noexcept:
     # Where the GIL makes a call from another thread as good as a callback, and without it the loop's thread must make
     # the call.

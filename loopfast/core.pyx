@@ -18,8 +18,8 @@ from libc.stdlib cimport calloc, free, realloc
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.callbacks cimport (
-    Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, is_native, is_plain, recycle, runs_here,
-    take_what_others_scheduled,
+    Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, exit_context, is_native, is_plain, recycle,
+    runs_here, switch_context, take_what_others_scheduled,
 )
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
@@ -926,7 +926,7 @@ cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
 cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
     """Call the handle *item* in its context; NULL with the exception set."""
     cdef PyObject* result
-    if loop.switch_context((<Handle> item).context) < 0:
+    if switch_context(loop, (<Handle> item).context) < 0:
         return NULL
     if (<Handle> item).nargs <= 3:
         result = call_vector((<Handle> item).callback, &(<Handle> item).args[1],
@@ -935,7 +935,7 @@ cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
         result = PyObject_Call((<Handle> item).callback, (<Handle> item).args[1], NULL)
     # At once, although the next callback may well have the same context: the destructors of what this one leaves behind
     # run outside of it, as on asyncio, and may enter it themselves (Task.__del__ reports in the task's context).
-    loop.exit_context()
+    exit_context(loop)
     return result
 
 

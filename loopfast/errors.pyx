@@ -20,16 +20,18 @@ cdef dict NAMED = {
     "UV_EAI_SOCKTYPE": socket.EAI_SOCKTYPE,
 }
 
+cdef enum:
+    # More than Linux has.
+    KNOWN_TEXTS = 160
 
-# Texts of the system's own error numbers, by libuv code: to ask for one costs more than all else about an error.
-cdef dict TEXTS = {}
+# Texts of the system's own error numbers: to ask for one costs more than all else about an error.
+cdef list TEXTS = [None] * KNOWN_TEXTS
 
 
 cdef object error_from_uv(int code):
     """Return the exception for the libuv status *code* (negative), without raising it."""
-    system_text = TEXTS.get(code)
-    if system_text is not None:
-        return OSError(-code, system_text)
+    if -KNOWN_TEXTS < code < 0 and TEXTS[-code] is not None:
+        return OSError(-code, TEXTS[-code])
     cdef str name = uv.uv_err_name(code).decode("ascii")
     cdef str text = uv.uv_strerror(code).decode("utf-8", "replace")
     if code == uv.UV_EOF:
@@ -40,8 +42,10 @@ cdef object error_from_uv(int code):
     if resolver is not None:
         return socket.gaierror(resolver, text)
     if -4000 < code < 0:
-        TEXTS[code] = os.strerror(-code)
-        return OSError(-code, TEXTS[code])
+        text = os.strerror(-code)
+        if -KNOWN_TEXTS < code:
+            TEXTS[-code] = text
+        return OSError(-code, text)
     return OSError(f"libuv error {name} ({code}): {text}")
 
 

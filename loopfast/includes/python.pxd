@@ -18,6 +18,7 @@ cdef extern from "Python.h":
         int (*tp_traverse)(PyObject* self, visitproc visit, void* arg) noexcept
         int (*tp_clear)(PyObject* self) noexcept
         iternextfunc tp_iternext
+        PyObject* (*tp_new)(PyTypeObject* kind, PyObject* args, PyObject* kwargs)
         PyObject* (*tp_call)(PyObject* self, PyObject* args, PyObject* kwargs)
         Py_ssize_t tp_vectorcall_offset
         unsigned long tp_flags

@@ -143,6 +143,8 @@ cdef class NativeTransport(UVHandle):
     cdef object own_name(self)
     # What get_extra_info() answers from what the transport itself knows.
     cdef object info_on(self, object name, object default)
+    # set_protocol(), on the loop's thread.
+    cdef int take_protocol(self, object protocol) except -1
     cdef int open_transport(self, LoopCore loop, object protocol, object server, dict extra, object context) except -1
     # Schedule connection_made(), then begin(), then the waiter's result, in this order.
     cdef int start(self, object waiter) except -1

@@ -14,7 +14,7 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdlib cimport free, malloc
 
-from loopfast.core cimport LoopCore, is_for_its_thread
+from loopfast.core cimport LoopCore, handed_over, handed_over_with, is_for_its_thread
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_XDECREF, PyContext_CopyCurrent, propagate,
@@ -208,7 +208,7 @@ cdef class NativeTransport(UVHandle):
             self.shares_context = True
         self.extra = extra
         self.closing = False
-        self.set_protocol(protocol)
+        self.take_protocol(protocol)
         if server is not None:
             attach_to_server(server, self)
             self.server = server
@@ -253,8 +253,12 @@ cdef class NativeTransport(UVHandle):
         """Make *protocol* the receiver of this connection's events from now on."""
         if is_for_its_thread(self.loop) and self.loop.left_to_its_thread(self.set_protocol, protocol):
             return
+        self.take_protocol(protocol)
+
+    cdef int take_protocol(self, object protocol) except -1:
         self.protocol = protocol
         self.protocol_connected = True
+        return 0
 
     def get_protocol(self):
         """Return the current protocol."""
@@ -345,15 +349,15 @@ cdef class NativeTransport(UVHandle):
 
     def abort(self):
         """Close at once: what is queued is dropped, ``connection_lost(None)`` follows."""
-        if self.handle != NULL and not self.loop.left_to_its_thread(self.abort):
+        if self.handle != NULL and not handed_over(self, "abort"):
             self.force_close(None)
 
     def _fatal_error(self, exc, message="Fatal error on transport"):
-        if self.handle != NULL and not self.loop.left_to_its_thread(self._fatal_error, exc):
+        if self.handle != NULL and not handed_over_with(self, "_fatal_error", exc):
             self.fatal_error(exc, message)
 
     def _force_close(self, exc):
-        if self.handle != NULL and not self.loop.left_to_its_thread(self._force_close, exc):
+        if self.handle != NULL and not handed_over_with(self, "_force_close", exc):
             self.force_close(exc)
 
     cdef int fatal_error(self, object exception, str message) except -1:
@@ -382,7 +386,7 @@ cdef class NativeTransport(UVHandle):
         return 0
 
     def _call_connection_lost(self, exc):
-        if self.handle == NULL or self.loop.left_to_its_thread(self._call_connection_lost, exc):
+        if self.handle == NULL or handed_over_with(self, "_call_connection_lost", exc):
             return
         try:
             if self.protocol_connected:

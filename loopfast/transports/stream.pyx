@@ -19,7 +19,8 @@ from libc.string cimport memcpy
 
 from loopfast.buffers cimport BULK_READ_SIZE, GATHER_BUFFER_SIZE, READ_BUFFER_SIZE
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport LoopCore, LoopState, hold_gil, is_for_its_thread, polls_elsewhere
+from loopfast.callbacks cimport exit_context, switch_context
+from loopfast.core cimport LoopCore, LoopState, handed_over, hold_gil, is_for_its_thread, polls_elsewhere
 from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
 from loopfast.includes.buffer cimport lf_plain_buffer
@@ -107,7 +108,7 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
         if deliver(stream, buf.base, size) < 0:
             guarded_protocol_failure(stream)
         return
-    stream.loop.exit_context()
+    exit_context(stream.loop)
 
 
 cdef inline void take_buffer_back(StreamTransport stream) noexcept:
@@ -145,11 +146,11 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
         return -1
     Py_INCREF(protocol)
     # get_buffer() may have left the context entered.
-    if stream.loop.entered == stream.context or stream.loop.switch_context(stream.context) == 0:
+    if stream.loop.entered == stream.context or switch_context(stream.loop, stream.context) == 0:
         args[0] = protocol
         args[1] = argument
         result = PyObject_VectorcallMethod(method, args, 2, NULL)
-        stream.loop.exit_context()
+        exit_context(stream.loop)
     release_received(stream.loop, argument, capacity)
     Py_DECREF(protocol)
     if result == NULL:
@@ -190,10 +191,10 @@ cdef int deliver_raw(StreamTransport stream, char* data, ssize_t size) noexcept:
     cdef int status = -1
     # set_protocol() may replace it meanwhile.
     cdef FastProtocol receiver = stream.receiver
-    if stream.loop.entered == stream.context or stream.loop.switch_context(stream.context) == 0:
+    if stream.loop.entered == stream.context or switch_context(stream.loop, stream.context) == 0:
         receiver.stream_loop = stream.loop
         status = receiver.receive(data, size)
-        stream.loop.exit_context()
+        exit_context(stream.loop)
     return status
 
 
@@ -291,10 +292,8 @@ cdef class StreamTransport(NativeTransport):
             self.start_reading()
         return 0
 
-    def set_protocol(self, protocol):
-        """Make *protocol* the receiver of this connection's events; what was written before is sent first."""
-        if is_for_its_thread(self.loop) and self.loop.left_to_its_thread(self.set_protocol, protocol):
-            return
+    cdef int take_protocol(self, object protocol) except -1:
+        """What was written before is sent first."""
         if self.queued:
             self.flush()
         if isinstance(protocol, FastProtocol):
@@ -303,7 +302,9 @@ cdef class StreamTransport(NativeTransport):
             # A transport that was never opened has no loop.
             self.receiver = None if self.loop is None else self.loop.on_protocol(protocol)
         self.buffered = self.receiver is None and isinstance(protocol, BufferedProtocol)
-        NativeTransport.set_protocol(self, protocol)
+        self.protocol = protocol
+        self.protocol_connected = True
+        return 0
 
     # ------------------------------------------------------------------------------------------------- reading
 
@@ -313,7 +314,7 @@ cdef class StreamTransport(NativeTransport):
 
     def pause_reading(self):
         """Stop delivering data until `resume_reading`. Does nothing if paused or closing."""
-        if self.closing or self.paused or self.loop.left_to_its_thread(self.pause_reading):
+        if self.closing or self.paused or handed_over(self, "pause_reading"):
             return
         self.paused = True
         self.stop_reading()
@@ -322,7 +323,7 @@ cdef class StreamTransport(NativeTransport):
 
     def resume_reading(self):
         """Deliver data again. Does nothing if not paused, or closing."""
-        if self.closing or not self.paused or self.loop.left_to_its_thread(self.resume_reading):
+        if self.closing or not self.paused or handed_over(self, "resume_reading"):
             return
         self.paused = False
         self.start_reading()
@@ -383,10 +384,10 @@ cdef class StreamTransport(NativeTransport):
         protocol = self.protocol
         args[0] = <PyObject*> protocol
         args[1] = <PyObject*> ANY_SIZE
-        if self.loop.switch_context(self.context) == 0:
+        if switch_context(self.loop, self.context) == 0:
             result = PyObject_VectorcallMethod(<PyObject*> GET_BUFFER, args, 2, NULL)
         if result == NULL:
-            self.loop.exit_context()
+            exit_context(self.loop)
             return self.on_protocol_raised("Fatal error: protocol.get_buffer() call failed.")
         if self.handle == NULL or self.closing or not self.reading:
             # get_buffer() closed or paused the transport: read nothing.
@@ -397,7 +398,7 @@ cdef class StreamTransport(NativeTransport):
             buf.base = base
             buf.len = size
         else:
-            self.loop.exit_context()
+            exit_context(self.loop)
             buffer = <object> result
             Py_DECREF(result)
             self.export_buffer(buffer, buf)
@@ -794,7 +795,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.write_eof
         """
-        if self.closing or self.eof or self.loop.left_to_its_thread(self.write_eof):
+        if self.closing or self.eof or handed_over(self, "write_eof"):
             return
         self.flush()
         if self.closing:
@@ -812,7 +813,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.BaseTransport.close
         """
-        if self.closing or self.handle == NULL or self.loop.left_to_its_thread(self.close):
+        if self.closing or self.handle == NULL or handed_over(self, "close"):
             return
         self.flush()
         if self.closing:
@@ -828,7 +829,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.abort
         """
-        if self.handle == NULL or self.loop.left_to_its_thread(self.abort):
+        if self.handle == NULL or handed_over(self, "abort"):
             return
         if self.queued and not self.in_flight:
             self.flush()

@@ -5,16 +5,20 @@ import socket
 from asyncio import constants, transports
 
 cimport cython
+from cpython.object cimport PyObject
 from libc.string cimport memcpy
 
 from loopfast.core cimport LoopCore
 from loopfast.includes cimport uv
+from loopfast.includes.python cimport Py_DECREF, PyTypeObject, propagate
 from loopfast.includes.socket cimport (
     AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_ip_address, lf_local_address, lf_show_address,
     lf_shutdown_write, sockaddr_storage,
 )
 from loopfast.transports.base cimport end_name
 from loopfast.transports.stream cimport StreamTransport
+
+cdef tuple NO_ARGUMENTS = ()
 
 
 @cython.no_gc_clear
@@ -121,10 +125,24 @@ class TCPTransport(SocketStream):
         return _StreamInterface
 
 
+cdef object made_kind = TCPTransport
+
+
+cdef SocketStream new_transport():
+    """Return a `TCPTransport` that is not open, without the lookups of a call from Python."""
+    cdef PyTypeObject* kind = <PyTypeObject*> made_kind
+    cdef PyObject* made = kind.tp_new(kind, <PyObject*> NO_ARGUMENTS, NULL)
+    if made == NULL:
+        propagate()
+    transport = <SocketStream> made
+    Py_DECREF(made)
+    return transport
+
+
 cdef SocketStream accepted_transport(
     LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server, object context
 ):
-    cdef SocketStream transport = TCPTransport.__new__(TCPTransport)
+    cdef SocketStream transport = new_transport()
     try:
         transport.open_socket(loop, fd, peer.ss_family, None)
     except BaseException:
@@ -139,7 +157,7 @@ cdef SocketStream accepted_transport(
 cdef SocketStream socket_transport(
     LoopCore loop, object sock, object protocol, object waiter, dict extra, object server, object context
 ):
-    cdef SocketStream transport = TCPTransport.__new__(TCPTransport)
+    cdef SocketStream transport = new_transport()
     cdef int fd = sock.fileno()
     # libuv aborts the process on a descriptor that cannot be polled.
     cdef int status = lf_check_stream(fd)

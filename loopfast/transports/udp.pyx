@@ -19,7 +19,10 @@ from libc.string cimport memcpy
 
 from loopfast.buffers cimport DATAGRAM_SIZE, DATAGRAMS_PER_READ
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport LoopCore, LoopState, hold_gil, is_for_its_thread, polls_elsewhere
+from loopfast.callbacks cimport exit_context, switch_context
+from loopfast.core cimport (
+    LoopCore, LoopState, handed_over, handed_over_with, hold_gil, is_for_its_thread, polls_elsewhere,
+)
 from loopfast.errors cimport check, system_error
 from loopfast.includes cimport uv
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
@@ -105,7 +108,7 @@ cdef void guarded_deliver(
             endpoint.deliver(data, size, address)
     except BaseException as exc:
         endpoint.loop.fail(exc)
-    endpoint.loop.exit_context()
+    exit_context(endpoint.loop)
 
 
 cdef void guarded_error(DatagramEndpoint endpoint, int status) noexcept:
@@ -286,7 +289,7 @@ cdef class DatagramEndpoint(NativeTransport):
         payload = received_bytes(loop, data, size, &capacity)
         if payload == NULL:
             return propagate()
-        if loop.entered == self.context or loop.switch_context(self.context) == 0:
+        if loop.entered == self.context or switch_context(loop, self.context) == 0:
             args[0] = <PyObject*> protocol
             args[1] = payload
             args[2] = <PyObject*> name
@@ -400,7 +403,7 @@ cdef class DatagramEndpoint(NativeTransport):
         return self.update_flow()
 
     cdef int fail_write(self, object exception) except -1:
-        if not self.loop.left_to_its_thread(self._fatal_error, exception):
+        if not handed_over_with(self, "_fatal_error", exception):
             self.fatal_error(exception, "Fatal write error on datagram transport")
         return 0
 
@@ -496,7 +499,7 @@ cdef class DatagramEndpoint(NativeTransport):
 
     def close(self):
         """Close the endpoint once what waits has been sent; ``connection_lost(None)`` follows."""
-        if self.closing or self.handle == NULL or self.loop.left_to_its_thread(self.close):
+        if self.closing or self.handle == NULL or handed_over(self, "close"):
             return
         self.closing = True
         self.stop_reading()
