@@ -33,6 +33,8 @@ cdef extern from *:
 cdef enum:
     # Descriptors whose readiness is asked for with one call.
     EVENTS_PER_CALL = 128
+    # The table grows to so many without a question.
+    USUAL_DESCRIPTORS = 1024
 
 
 cdef void on_uv_poll(uv.uv_poll_t* handle, int status, int events) noexcept:
@@ -176,7 +178,8 @@ cdef class DescriptorSet(KernelSet):
         cdef PyObject* old
         if fd >= self.capacity:
             # The kernel first: it knows which numbers are descriptors, and so how large the table can become.
-            check_descriptor(self.fd, fd, event)
+            if fd >= USUAL_DESCRIPTORS:
+                check_descriptor(self.fd, fd, event)
             self.watches = <Watch*> grown_table(self.watches, &self.capacity, fd, sizeof(Watch))
         entry = &self.watches[fd]
         # Said to the kernel even if it is not news to us: the number may have been closed and given to another file.
