@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import errno
 import os
@@ -346,6 +347,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     def _take_wakeup_fd(self) -> int | None:
         """Have signals wake this loop; return the descriptor to restore, or None if this is not the main thread."""
         if threading.current_thread() is not threading.main_thread():
+            # What the self-pipe opens in the main thread.
+            with contextlib.suppress(OSError):
+                self._open_descriptor_set()
             return None
         try:
             return signal.set_wakeup_fd(self._open_self_pipe(), warn_on_full_buffer=False)
@@ -649,24 +653,23 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             self.call_soon(self.call_soon, transport._process_exited, status)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
-        """Send *file* with the system call, on a duplicate of the descriptor that libuv watches for the transport."""
+        """Send *file* with the system call. While that waits, the socket is watched as users' descriptors are."""
         reading = transp.is_reading()
         transp.pause_reading()
         await transp._make_empty_waiter()
         try:
-            # Without a descriptor left this raises, before anything is sent. asyncio's fallback would be no substitute:
+            # Without a descriptor left this raises before anything is sent. asyncio's fallback would be no substitute:
             # it moves the position of the file, which others may be sending at the same time.
-            fd = os.dup(transp._sock_fd)
-            try:
-                duplicate = socket.socket(fileno=fd)
-            except BaseException:
-                os.close(fd)
-                raise
-            with duplicate:
-                duplicate.setblocking(False)
-                sent = await self.sock_sendfile(duplicate, file, offset, count, fallback=False)
-                self._bytes_sent += sent
-                return sent
+            self._open_descriptor_set()
+            sock = transp._sock
+            sock.setblocking(False)
+            sent = await self.sock_sendfile(sock, file, offset, count, fallback=False)
+            self._bytes_sent += sent
+            return sent
+        except OSError as exc:
+            if exc.errno == errno.EBADF and transp.is_closing():
+                raise ConnectionError("Connection closed by peer") from exc
+            raise
         finally:
             transp._reset_empty_waiter()
             if reading:

@@ -22,6 +22,8 @@ cdef class BaseLoop(LoopCore):
         # Where new transports start: False sends each write at once.
         bint gathering
 
+    # The set exists from here on.
+    cdef int open_descriptor_set(self) except -1
     cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, bint internal,
                                  object context)
     cdef bint forget_descriptor(self, object fd, int event) except -1

@@ -15,7 +15,7 @@ from cpython.object cimport PyObject
 
 from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopObject
-from loopfast.handles.poll cimport DescriptorSet
+from loopfast.handles.poll cimport DescriptorSet, Watch
 from loopfast.includes.platform cimport LF_READ, LF_WRITE
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_XDECREF, PyContext_Copy, PyDescr_NewMethod, PyDict_SetItemString,
@@ -173,12 +173,37 @@ cdef class BaseLoop(LoopCore):
             transport = self._transports.get(number)
         else:
             return 0
+        if isinstance(transport, StreamTransport) and (<StreamTransport> transport).empty_waiter is not None:
+            # A file is being sent: the loop itself watches the descriptor.
+            return 0
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
         return 0
 
     def _ensure_fd_no_transport(self, fd):
         self.check_unclaimed(fd)
+
+    cdef int open_descriptor_set(self) except -1:
+        cdef DescriptorSet descriptors
+        if self.descriptors is None:
+            descriptors = DescriptorSet.__new__(DescriptorSet)
+            descriptors.open(self, -1)
+            self.descriptors = descriptors
+        return 0
+
+    def _open_descriptor_set(self):
+        """Have what add_reader() and add_writer() need, so that they work with no descriptor left, too."""
+        self.open_descriptor_set()
+
+    def _end_writing(self, int fd):
+        """A transport that was sending a file closes *fd*: whoever waits to go on sending finds it closed."""
+        cdef Watch* entry = NULL if self.descriptors is None else self.descriptors.watch_of(fd)
+        if entry == NULL or entry.writer == NULL:
+            return
+        handle = <object> entry.writer
+        callback, args = handle._callback, handle._args
+        self.descriptors.remove(fd, LF_WRITE)
+        self.call_soon(callback, *args)
 
     cdef Handle watch_descriptor(self, object fd, int event, object callback, tuple args, bint internal,
                                  object context):
@@ -187,10 +212,7 @@ cdef class BaseLoop(LoopCore):
         self.check_open()
         self.check_not_elsewhere()
         number = descriptor_of(fd)
-        if self.descriptors is None:
-            descriptors = DescriptorSet.__new__(DescriptorSet)
-            (<DescriptorSet> descriptors).open(self, -1)
-            self.descriptors = descriptors
+        self.open_descriptor_set()
         handle = self.new_handle(<PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
                                  NULL if context is None else <PyObject*> context)
         if self.sockets is not None:

@@ -21,6 +21,7 @@ from support import (
     open_descriptors,
     pattern,
     read_exactly,
+    read_to_end,
     run_program,
     serving,
     settle,
@@ -339,6 +340,38 @@ async def test_sendfile_native_and_fallback(loop):
             reader = asyncio.ensure_future(read_exactly(peer, len(data)))
             assert await loop.sendfile(transport, io.BytesIO(data)) == len(data)
             assert await reader == data
+
+
+async def test_the_loop_may_be_asked_about_the_descriptor_while_a_file_is_sent(loop, tmp_path):
+    file_path = tmp_path / "file"
+    file_path.write_bytes(data := pattern(8_000_000))
+    async with transport_and_peer(send_buffer=1 << 14) as (transport, _, peer):
+        fd = transport.get_extra_info("socket").fileno()
+        with file_path.open("rb") as file:
+            sending = asyncio.create_task(loop.sendfile(transport, file))
+            await settle()
+            assert not loop.remove_reader(fd)
+            assert await read_exactly(peer, len(data)) == data
+            assert await sending == len(data)
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            loop.remove_reader(fd)
+
+
+@pytest.mark.loopfast_only("asyncio's sendfile() waits for ever")
+@pytest.mark.parametrize("method", ["close", "abort"])
+async def test_a_transport_closed_while_a_file_is_sent(loop, tmp_path, method):
+    """The connection goes at once, and the sender hears of it."""
+    file_path = tmp_path / "file"
+    file_path.write_bytes(pattern(8_000_000))
+    async with transport_and_peer(send_buffer=1 << 14) as (transport, protocol, peer):
+        with file_path.open("rb") as file:
+            sending = asyncio.create_task(loop.sendfile(transport, file))
+            await settle()
+            getattr(transport, method)()
+            with pytest.raises(ConnectionError):
+                await sending
+            assert await protocol.lost is None
+            assert len(await read_to_end(peer)) < 8_000_000
 
 
 @pytest.mark.parametrize("name", ["peername", "sockname", "socket"])
