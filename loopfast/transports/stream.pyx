@@ -42,6 +42,8 @@ cdef enum:
     LEAST_BULK = 32 * 1024
     # Segments of one vectored call; IOV_MAX on every supported system.
     SEGMENTS_PER_CALL = 1024
+    # What deliver() returns then; -1 for every other failure.
+    BUFFER_UPDATED_RAISED = -2
 
 cdef object ANY_SIZE = -1
 cdef str DATA_RECEIVED = sys.intern("data_received")
@@ -84,6 +86,7 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
     hold_gil(<LoopState*> handle.loop.data)
     if handle.data == NULL:
         return
+    cdef int status
     cdef StreamTransport stream = <StreamTransport> handle.data
     if stream.loop.deferring:
         if size < 0 and size != uv.UV_ENOBUFS:
@@ -105,8 +108,9 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
             read_timed(stream, size, buf)
             return
         stream.loop._bytes_received += size
-        if deliver(stream, buf.base, size) < 0:
-            guarded_protocol_failure(stream)
+        status = deliver(stream, buf.base, size)
+        if status < 0:
+            guarded_protocol_failure(stream, status == BUFFER_UPDATED_RAISED)
         return
     exit_context(stream.loop)
 
@@ -123,7 +127,7 @@ cdef inline void take_buffer_back(StreamTransport stream) noexcept:
 
 
 cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexcept:
-    """Hand *size* bytes to the protocol, in the connection's context; -1 with the exception set if that raised."""
+    """Hand *size* bytes to the protocol, in the connection's context; negative, with the exception set, if it raised."""
     cdef PyObject* args[2]
     cdef PyObject* result = NULL
     cdef PyObject* argument
@@ -154,7 +158,8 @@ cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexce
     release_received(stream.loop, argument, capacity)
     Py_DECREF(protocol)
     if result == NULL:
-        return -1
+        # Said here: the protocol may have put another one in its place before it raised.
+        return BUFFER_UPDATED_RAISED if method == <PyObject*> BUFFER_UPDATED else -1
     Py_DECREF(result)
     return 0
 
@@ -198,10 +203,10 @@ cdef int deliver_raw(StreamTransport stream, char* data, ssize_t size) noexcept:
     return status
 
 
-cdef void guarded_protocol_failure(StreamTransport stream) noexcept:
+cdef void guarded_protocol_failure(StreamTransport stream, bint in_buffer_updated) noexcept:
     """The protocol's callback raised what is set now: it costs the connection, or ends the run."""
     try:
-        stream.on_protocol_raised("Fatal error: protocol.buffer_updated() call failed." if stream.buffered else
+        stream.on_protocol_raised("Fatal error: protocol.buffer_updated() call failed." if in_buffer_updated else
                                   "Fatal error: protocol.data_received() call failed.")
     except BaseException as exc:
         stream.loop.fail(exc)
@@ -838,7 +843,11 @@ cdef class StreamTransport(NativeTransport):
     cdef int on_lost(self, object exception) except -1:
         self.receiver = None
         self.drop_queue()
-        if self.empty_waiter is not None and not self.empty_waiter.done():
+        if self.empty_waiter is None:
+            return 0
+        if self.empty_waiter.done():
+            (<object> self.loop)._end_writing(self.fd)
+        else:
             self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
         return 0
 

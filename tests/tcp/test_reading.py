@@ -171,6 +171,26 @@ async def test_set_protocol_in_data_received_takes_the_next_data(loop):
         assert first.data == b"one"
 
 
+@pytest.mark.parametrize("kinds", [(Recorder, BufferedRecorder), (BufferedRecorder, Recorder)])
+async def test_what_raised_is_named_after_another_kind_of_protocol_took_its_place(loop, reports, kinds):
+    callbacks = {Recorder: "data_received", BufferedRecorder: "buffer_updated"}
+    first, second = kinds
+
+    class Protocol(first):
+        def fails(self, received):
+            self.transport.set_protocol(second(loop=loop))
+            raise ValueError("after the swap")
+
+    setattr(Protocol, callbacks[first], Protocol.fails)
+    async with transport_and_peer(Protocol) as (transport, _, peer):
+        peer.send(b"x")
+        await until(transport.is_closing)
+        await settle()
+    report = reports.take()
+    assert report["message"] == f"Fatal error: protocol.{callbacks[first]}() call failed."
+    assert str(report["exception"]) == "after the swap"
+
+
 async def test_a_buffered_protocol_gets_its_own_buffer_filled(loop):
     data = pattern(100_000)
     async with transport_and_peer(BufferedRecorder) as (_, protocol, peer):
