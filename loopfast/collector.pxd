@@ -2,6 +2,6 @@ from cpython.object cimport PyObject
 
 from loopfast.includes.python cimport visitproc
 
-# For the traverse functions of those who own handles through C pointers: visit a handle (NULL is allowed), and what it
-# owns if theirs is the only reference to it.
-cdef int visit_handle(PyObject* item, visitproc visit, void* arg) noexcept
+# For the traverse functions of those who own handles through C pointers, each handle once: visit it (NULL is allowed),
+# and what it owns. Somebody outside who has the handle, such as a coroutine that sleeps, finds it empty once they go.
+cdef int visit_call(PyObject* item, visitproc visit, void* arg) noexcept

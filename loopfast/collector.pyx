@@ -20,21 +20,27 @@ cdef int visit_one(PyObject* obj, visitproc visit, void* arg) noexcept:
     return visit(obj, arg) if obj != NULL else 0
 
 
-cdef int visit_handle(PyObject* item, visitproc visit, void* arg) noexcept:
-    """Visit a queued handle, and what it owns if the queue holds the only reference (else somebody outside may use
-    it)."""
+cdef int visit_call(PyObject* item, visitproc visit, void* arg) noexcept:
+    """Visit a handle and what it owns, for the one place that keeps it while it waits, whoever else refers to it."""
     cdef int status = 0
     if item == NULL:
         return 0
     if not is_native(item):
         return visit(item, arg)
-    if Py_REFCNT(item) == 1:
-        status = visit_one((<Handle> item).callback, visit, arg)
-        status = status or visit_one((<Handle> item).context, visit, arg)
-        status = status or visit_one((<Handle> item).args[1], visit, arg)
-        status = status or visit_one((<Handle> item).args[2], visit, arg)
-        status = status or visit_one((<Handle> item).args[3], visit, arg)
+    status = visit_one((<Handle> item).callback, visit, arg)
+    status = status or visit_one((<Handle> item).context, visit, arg)
+    status = status or visit_one((<Handle> item).args[1], visit, arg)
+    status = status or visit_one((<Handle> item).args[2], visit, arg)
+    status = status or visit_one((<Handle> item).args[3], visit, arg)
     return status
+
+
+cdef int visit_queued(PyObject* item, visitproc visit, void* arg) noexcept:
+    """Visit a queued handle, and what it owns if the queue holds the only reference: else it may be in a set or in a
+    queue once more, which must not be visited twice."""
+    if item != NULL and is_native(item) and Py_REFCNT(item) != 1:
+        return 0
+    return visit_call(item, visit, arg)
 
 
 cdef int traverse_loop(PyObject* self, visitproc visit, void* arg) noexcept:
@@ -45,19 +51,19 @@ cdef int traverse_loop(PyObject* self, visitproc visit, void* arg) noexcept:
     status = status or visit_one((<LoopCore> self).entered, visit, arg)
     i = 0
     while status == 0 and i < (<LoopCore> self).ready_count:
-        status = visit_handle((<LoopCore> self).ring[((<LoopCore> self).ring_head + i) & mask], visit, arg)
+        status = visit_queued((<LoopCore> self).ring[((<LoopCore> self).ring_head + i) & mask], visit, arg)
         i += 1
     i = 0
     while status == 0 and i < (<LoopCore> self).foreign_count:
-        status = visit_handle((<LoopCore> self).foreign[i], visit, arg)
+        status = visit_queued((<LoopCore> self).foreign[i], visit, arg)
         i += 1
     i = (<LoopCore> self).event_head
     while status == 0 and i < (<LoopCore> self).event_count:
-        status = visit_handle((<LoopCore> self).events[i], visit, arg)
+        status = visit_queued((<LoopCore> self).events[i], visit, arg)
         i += 1
     i = 0
     while status == 0 and i < (<LoopCore> self).timer_count:
-        status = visit_handle((<LoopCore> self).heap[i], visit, arg)
+        status = visit_call((<LoopCore> self).heap[i], visit, arg)
         i += 1
     i = 0
     while status == 0 and i < (<LoopCore> self).turn_end_count:

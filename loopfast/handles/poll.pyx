@@ -7,7 +7,7 @@ from cpython.object cimport PyObject
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from loopfast.collector cimport visit_handle
+from loopfast.collector cimport visit_call
 from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopState, hold_gil
 from loopfast.errors cimport check, system_error
@@ -342,9 +342,9 @@ cdef int traverse_set(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef int status = generated_traverse(self, visit, arg)
     for fd in range((<DescriptorSet> self).capacity):
         if status == 0:
-            status = visit_handle((<DescriptorSet> self).watches[fd].reader, visit, arg)
+            status = visit_call((<DescriptorSet> self).watches[fd].reader, visit, arg)
         if status == 0:
-            status = visit_handle((<DescriptorSet> self).watches[fd].writer, visit, arg)
+            status = visit_call((<DescriptorSet> self).watches[fd].writer, visit, arg)
     return status
 
 

@@ -8,7 +8,7 @@ import sys
 import weakref
 
 import pytest
-from support import gc_disabled, open_descriptors, run_program
+from support import gc_disabled, open_descriptors, program, run_program
 
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
@@ -21,6 +21,69 @@ def test_an_unclosed_loop_warns_and_gives_its_descriptors_back(loop_factory):
         del loop
         gc.collect()
     assert open_descriptors() == before
+
+
+WAITS = {
+    "sleep": "await asyncio.sleep(100)",
+    "timeout": "async with asyncio.timeout(100): await loop.create_future()",
+    "group": "async with asyncio.TaskGroup() as group: group.create_task(asyncio.sleep(100))",
+    "reader": "loop.add_reader(mine, print, loop); await loop.create_future()",
+    "sock_recv": "await loop.sock_recv(mine, 1)",
+    "stream": "reader, _ = await asyncio.open_connection(sock=mine); await reader.read()",
+    "server": "await (await asyncio.start_server(print, '127.0.0.1', 0)).serve_forever()",
+}
+
+
+@pytest.mark.parametrize("waits", WAITS)
+def test_a_task_that_waits_on_a_dropped_loop_is_told_of(loop_kind, waits):
+    """The loop is collected whatever the task holds of it, and warns."""
+    code = f"""
+    from support import tcp_pair
+    import weakref
+    mine, peer = tcp_pair()
+    async def waits():
+        loop = asyncio.get_running_loop()
+        {WAITS[waits]}
+    async def start():
+        task = asyncio.create_task(waits(), name="forgotten")
+        asyncio.get_running_loop().call_later(0.02, asyncio.get_running_loop().stop)
+        await asyncio.get_running_loop().create_future()
+    def drop():
+        loop = new_event_loop()
+        try:
+            loop.run_until_complete(start())
+        except RuntimeError:
+            pass
+        return weakref.ref(loop)
+    dropped = drop()
+    gc.collect()
+    print(dropped() is None)
+    """
+    with program(loop_kind, code, "-W", "always::ResourceWarning") as process:
+        out, err = process.communicate(timeout=25)
+    assert out == "True\n", err
+    assert "ResourceWarning: unclosed event loop" in err
+    assert "Task was destroyed but it is pending!" in err
+    assert "name='forgotten'" in err
+
+
+@pytest.mark.parametrize("waits", ["sleep", "timeout"])
+def test_a_task_that_waits_when_the_program_ends_is_told_of(loop_kind, waits):
+    code = f"""
+    async def waits():
+        loop = asyncio.get_running_loop()
+        {WAITS[waits]}
+    async def start():
+        global task
+        task = asyncio.create_task(waits(), name="forgotten")
+        await asyncio.sleep(0)
+    loop = new_event_loop()
+    loop.run_until_complete(start())
+    """
+    with program(loop_kind, code) as process:
+        err = process.communicate(timeout=25)[1]
+    assert "Task was destroyed but it is pending!" in err
+    assert "name='forgotten'" in err
 
 
 def test_a_closed_loop_does_not_warn(loop_factory, recwarn):
