@@ -127,7 +127,7 @@ cdef inline void take_buffer_back(StreamTransport stream) noexcept:
 
 
 cdef inline int deliver(StreamTransport stream, char* data, ssize_t size) noexcept:
-    """Hand *size* bytes to the protocol, in the connection's context; negative, with the exception set, if it raised."""
+    """Hand *size* bytes to the protocol, in the connection's context; negative with the exception set if it raised."""
     cdef PyObject* args[2]
     cdef PyObject* result = NULL
     cdef PyObject* argument
