@@ -362,7 +362,10 @@ class _Tree(_Target):
     def look_at_root(self) -> bool:
         """Look at the directory itself, which has no parent that tells of it; return True if it is another one."""
         found = _look_at(self.path, os.stat)
-        if not isinstance(found, _Seen) or not found.is_directory:
+        if isinstance(found, OSError):
+            # It may be there as it was.
+            raise found
+        if found is None or not found.is_directory:
             self.gone[self.path] = self.root
             self.drop(self.root)
             self.is_root_modified = False
@@ -648,9 +651,11 @@ class _File(_Target):
         while len(found) <= MOST_LINKS:
             try:
                 target = os.readlink(found[-1])
-            except OSError:
-                # No link, or nothing there.
-                break
+            except OSError as exc:
+                if exc.errno == errno.EINVAL or isinstance(exc, _GONE):
+                    # No link, or nothing there.
+                    break
+                raise
             found.append(os.path.join(os.path.dirname(found[-1]), target))
         return found
 
@@ -700,7 +705,10 @@ class _File(_Target):
             if self.has_overflowed or self.links() != self.chain or any(bits & RENAME for bits in names.values()):
                 self.open_all()
         except _GONE:
-            self.has_ended = not os.path.isdir(os.path.dirname(self.path))
+            folder = _look_at(os.path.dirname(self.path), os.stat)
+            if isinstance(folder, OSError):
+                raise folder from None
+            self.has_ended = folder is None or not folder.is_directory
         self.has_overflowed = False
         before, self.seen = self.seen, _look_at(self.path, os.stat)
         if isinstance(self.seen, OSError):

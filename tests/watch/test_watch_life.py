@@ -473,6 +473,35 @@ def test_what_may_not_be_read(tmp_path):
     ], done.stderr
 
 
+@pytest.mark.skipif(bool(POWERLESS) and not can_limit(), reason="no user namespaces here")
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_what_cannot_be_looked_at_is_not_taken_for_deleted(tmp_path, what):
+    """The error ends the watch; nothing is said of a change that nobody has seen."""
+    (tmp_path / "outer/root").mkdir(parents=True)
+    (tmp_path / "outer/root/file").touch()
+    done = run_program(
+        f"""
+        async def main():
+            root = sys.argv[1] + "/outer/root"
+            inside = os.open(root, os.O_RDONLY)
+            path = root if {what!r} == "directory" else root + "/file"
+            async with loopfast.watch(path) as watch:
+                os.chmod(sys.argv[1] + "/outer", 0)
+                os.rename("file", "other", src_dir_fd=inside, dst_dir_fd=inside)
+                try:
+                    print(await anext(watch))
+                except PermissionError as exc:
+                    print(exc.filename == path or exc.filename == root)
+                print([changes async for changes in watch])
+        loopfast.run(main())
+        """,
+        *POWERLESS,
+        path=tmp_path,
+    )
+    (tmp_path / "outer").chmod(0o700)
+    assert done.stdout.splitlines() == ["True", "[]"], done.stderr
+
+
 @needs_namespaces
 def test_no_watches_left(tmp_path):
     (tmp_path / "a").mkdir()
