@@ -344,7 +344,10 @@ static inline void lf_do_copy(lf_job *job) {
         status = LF_SAME_FILE;
         job->about = LF_BOTH_NAMES;
     }
-    if (status == 0 && to.st_size > 0 && S_ISREG(to.st_mode) && ftruncate(target, 0) < 0) status = -errno;
+    if (status == 0 && to.st_size > 0 && S_ISREG(to.st_mode)) {
+        do status = ftruncate(target, 0) < 0 ? -errno : 0;
+        while (status == -EINTR);
+    }
     if (status == 0) status = lf_copy_data(source, target, S_ISREG(from.st_mode) ? (int64_t)from.st_size : 0, &job->about);
     if (status == 0 && job->mode && fchmod(target, from.st_mode & 07777) < 0) status = -errno;
     (void)lf_close(source);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 # EAGAIN is not among them: where readiness is told once only, the kernel answers so only when it will tell of the next
 # time.
@@ -68,6 +69,40 @@ ERRORS: dict[str, tuple[str, ...]] = {
         "mmap": "EAGAIN ENOMEM",
         "shutdown": "ENOBUFS ENOTCONN",
         "sendfile": "EINTR EINVAL EIO ENOMEM EPIPE",
+        "pread": "EINTR EIO SHORT",
+        "preadv2": "EAGAIN EINTR EIO EOPNOTSUPP SHORT",
+        "pwrite": "EDQUOT EINTR EIO ENOSPC SHORT",
+        "copy_file_range": "EINTR EINVAL EIO ENOMEM ENOSPC EOPNOTSUPP EXDEV SHORT",
+        "fsync": "EIO ENOSPC",
+        "fdatasync": "EIO ENOSPC",
+        "ftruncate": "EFBIG EINTR EIO",
+        "truncate": "EACCES EINTR EIO",
+        "mkdir": "EACCES EEXIST ENOSPC",
+        "rmdir": "EBUSY ENOENT ENOTEMPTY",
+        "rename": "EACCES EXDEV",
+        "link": "EMLINK EPERM",
+        "symlink": "EEXIST ENOSPC",
+        "readlink": "EACCES EINVAL ENOMEM",
+        "realpath": "EACCES ELOOP ENOMEM",
+        "access": "EACCES EIO",
+        "chmod": "EIO EPERM",
+        "fchmod": "EIO EPERM",
+        "chown": "EIO EPERM",
+        "fchown": "EIO EPERM",
+        "lchown": "EIO EPERM",
+        "utimensat": "EACCES EPERM",
+        "futimens": "EACCES EPERM",
+        "statvfs": "EINTR EIO ENOMEM",
+        "fstatvfs": "EINTR EIO ENOMEM",
+        "statx": "EACCES ENOENT ENOMEM ENOSYS",
+        "fstatat": "EACCES ENOENT ENOMEM",
+        "opendir": f"{_FULL} EACCES ENOENT ENOMEM",
+        "readdir": "EIO ENOENT",
+        "inotify_init1": f"{_FULL} ENOMEM",
+        "inotify_add_watch": "EACCES ENOENT ENOMEM ENOSPC",
+        "inotify_rm_watch": "EINVAL",
+        "getaddrinfo": "EAI_AGAIN EAI_FAIL EAI_MEMORY EAI_NONAME EAI_SYSTEM",
+        "getnameinfo": "EAI_AGAIN EAI_FAIL EAI_MEMORY EAI_SYSTEM",
         "malloc": "ENOMEM",
         "calloc": "ENOMEM",
         "realloc": "ENOMEM",
@@ -79,15 +114,26 @@ PYTHON_MEMORY = "python_memory"
 # What asyncio's own code for subprocesses does not survive, on its own loop as well: a pipe that cannot be connected is
 # forgotten, so is a child that cannot be watched, and a failed write to a child is swallowed. A crash always counts.
 INHERITED = frozenset(("process", call) for call in ("epoll_ctl", "fstat", "ioctl", "pidfd_open", "waitpid", "write"))
+# That something is gone which is there: the directory above it does not tell so, and nothing will ever come.
+LIES = frozenset(("watching", call, "ENOENT") for call in ("inotify_add_watch", "opendir", "readdir"))
 # What stays as it is until something is given back: failed from one call on to the end of the scenario, too.
 LASTING = frozenset({"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC", "EPERM", "ENOSYS"})
 # libuv takes this for a full buffer, and tries again for as long as it lasts.
 NOT_LASTING = frozenset({"send", "sendmsg", "sendto", "write", "writev"})
 # Until the scenario succeeds or fails, which these must not make it do.
-HARMLESS = frozenset({"EINTR"})
+HARMLESS = frozenset({"EINTR", "SHORT"})
+# What another call does instead: these must not be felt, whatever they fail with.
+REPLACED = frozenset({"preadv2"})
+# No failure: half of what was asked for. As in the shim.
+SHORT = 100_000
 
 
 def number(error: str) -> int:
-    """The value of the errno called *error* on this system."""
-    value: int = getattr(errno, error)
+    """The value of the errno, or of the resolver's error, called *error* on this system."""
+    value: int = SHORT if error == "SHORT" else getattr(socket if error.startswith("EAI_") else errno, error)
     return value
+
+
+def is_harmless(call: str, error: str) -> bool:
+    """Whether nobody may feel that *call* fails with *error*."""
+    return error in HARMLESS or call in REPLACED

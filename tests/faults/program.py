@@ -262,6 +262,10 @@ class Program:
                 problems.append(f"closed a descriptor that was not open: {by}")
             if children_left():
                 problems.append("a child that nobody waited for")
+            for thread in threading.enumerate() if threading.active_count() > threads_before else ():
+                # It may just have been told to end.
+                if thread is not threading.main_thread():
+                    thread.join(1)
             if threading.active_count() > threads_before:
                 problems.append(f"threads left: {threading.enumerate()}")
             if problems and injection["call"] != calls.PYTHON_MEMORY:
@@ -295,15 +299,16 @@ class Program:
         if injection["call"] == calls.PYTHON_MEMORY:
             # Whatever the interpreter and asyncio make of it, but for a crash, and for what the callers look at.
             return problems
+        is_harmless = calls.is_harmless(injection["call"], injection["errno"])
         for exc in attempt.raised:
             if isinstance(exc, TimeoutError) and exc.errno is None:
                 if not (attempt.reports or attempt.setting.heard or attempt.unraisable):
                     problems.append("stalled, and nobody was told")
-                elif injection["errno"] in calls.HARMLESS:
+                elif is_harmless:
                     problems.append("stalled")
             elif not isinstance(exc, CLEAN):
                 problems.append(f"an odd exception: {exc!r}")
-        if injection["errno"] in calls.HARMLESS and fired and attempt.told() and not problems:
+        if is_harmless and fired and attempt.told() and not problems:
             problems.append("should not have been felt")
         problems += [f"an odd exception: {name.__name__}: {text}" for name, text in attempt.unraisable
                      if not issubclass(name, CLEAN)]  # fmt: skip

@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from file_scenarios import FILE_SCENARIOS
+
 LOCALHOST = "127.0.0.1"
 SMALL = b"0123456789" * 10
 # More than the kernel's buffers for one connection take at once.
@@ -495,12 +497,40 @@ async def fork(setting: Setting) -> None:
             loop.remove_reader(one)
 
 
+async def first_lookup(setting: Setting) -> None:
+    """The first thing that needs libuv's threads, and nothing else that may need one."""
+    assert await asyncio.get_running_loop().getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
+
+
+async def lookups(setting: Setting) -> None:
+    """More names at once than libuv takes, one given up, and one that is connected to."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Echo(setting), LOCALHOST, 0)
+    async with closing_server(server):
+        port = address_of(server)[1]
+        given_up = asyncio.ensure_future(loop.getaddrinfo("localhost", port, family=socket.AF_INET))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        found = await asyncio.gather(
+            given_up,
+            *(loop.getaddrinfo("localhost", port, family=socket.AF_INET, type=socket.SOCK_STREAM) for _ in range(4)),
+            return_exceptions=True,
+        )
+        for outcome in found[1:]:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            assert outcome[0][4] == (LOCALHOST, port)
+        await exchange(setting, lambda make: loop.create_connection(make, "localhost", port, family=socket.AF_INET))
+
+
 SCENARIOS: dict[str, Callable[[Setting], Awaitable[None]]] = {
     scenario.__name__: scenario
     for scenario in (
         first_loop, tcp, unix, tls, streams, udp, pipes, process, names, sendfile, sock_sendfile, signals, threads,
-        sockets, readers, fork,
+        sockets, readers, fork, first_lookup, lookups, *FILE_SCENARIOS,
     )
 }  # fmt: skip
+# asyncio's own loop cannot do these.
+LOOPFAST_ONLY = frozenset(scenario.__name__ for scenario in FILE_SCENARIOS)
 # What happens once per process only can fail only in a process that has done nothing yet.
-FRESH = frozenset({"first_loop"})
+FRESH = frozenset({"first_loop", "first_lookup", "first_file"})

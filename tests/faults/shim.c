@@ -2,10 +2,12 @@
    interpreter make through libc, and the allocations of chosen libraries. Off until armed through the exported faults_*
    functions; then it counts calls, and fails the nth of one kind with one errno. Forked children share the state. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -17,10 +19,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -36,7 +40,11 @@
     X(recvmsg) X(sendmmsg) X(recvmmsg) X(epoll_create1) X(epoll_ctl) X(epoll_wait) X(epoll_pwait) X(poll) X(ppoll)    \
     X(eventfd) X(pipe2) X(dup) X(dup2) X(dup3) X(fcntl) X(ioctl) X(fork) X(vfork) X(posix_spawn) X(waitpid) X(waitid) \
     X(pidfd_open) X(io_uring_setup) X(io_uring_enter) X(pthread_create) X(open) X(openat) X(fstat) X(stat) X(lstat)   \
-    X(lseek) X(unlink) X(mmap) X(sigaction) X(shutdown) X(sendfile) X(malloc) X(calloc) X(realloc)
+    X(lseek) X(unlink) X(mmap) X(sigaction) X(shutdown) X(sendfile) X(pread) X(preadv2) X(pwrite) X(copy_file_range)  \
+    X(fsync) X(fdatasync) X(ftruncate) X(truncate) X(mkdir) X(rmdir) X(rename) X(link) X(symlink) X(readlink)         \
+    X(realpath) X(access) X(chmod) X(fchmod) X(chown) X(fchown) X(lchown) X(utimensat) X(futimens) X(statvfs)         \
+    X(fstatvfs) X(statx) X(fstatat) X(opendir) X(readdir) X(inotify_init1) X(inotify_add_watch) X(inotify_rm_watch)   \
+    X(getaddrinfo) X(getnameinfo) X(malloc) X(calloc) X(realloc)
 
 enum kind {
 #define X(name) K_##name,
@@ -52,6 +60,8 @@ static const char *const names[] = {
 };
 
 #define RANGES 64
+/* Instead of an errno: no failure, but half of what was asked for. */
+#define FAULTS_SHORT 100000
 
 struct state {
     atomic_int armed;
@@ -186,6 +196,95 @@ WRAP(shutdown, int, shutdown, (int fd, int how), (fd, how))
 WRAP(sendfile, ssize_t, sendfile, (int out, int in, off_t *offset, size_t size), (out, in, offset, size))
 WRAP(sendfile, ssize_t, sendfile64, (int out, int in, off64_t *offset, size_t size), (out, in, offset, size))
 
+/* The same for calls on files that may also do a part only of what they are asked for. */
+#define PART(size) (error == FAULTS_SHORT ? (size) / 2 + (size) % 2 : (size))
+#define WRAP_PARTIAL(kind, name, parameters, ...)                                                                      \
+    static void *real_##name;                                                                                          \
+    EXPORT ssize_t name parameters {                                                                                   \
+        int error = hit(K_##kind, CALLER);                                                                             \
+        if (error && error != FAULTS_SHORT) return errno = error, -1;                                                  \
+        return REAL(name)(__VA_ARGS__);                                                                                \
+    }
+
+WRAP_PARTIAL(pread, pread, (int fd, void *data, size_t size, off_t at), fd, data, PART(size), at)
+WRAP_PARTIAL(pread, pread64, (int fd, void *data, size_t size, off64_t at), fd, data, PART(size), at)
+WRAP_PARTIAL(pwrite, pwrite, (int fd, const void *data, size_t size, off_t at), fd, data, PART(size), at)
+WRAP_PARTIAL(pwrite, pwrite64, (int fd, const void *data, size_t size, off64_t at), fd, data, PART(size), at)
+WRAP_PARTIAL(copy_file_range, copy_file_range,
+             (int in, off64_t *in_at, int out, off64_t *out_at, size_t size, unsigned flags), in, in_at, out, out_at,
+             PART(size), flags)
+
+/* Of one piece only, which is how we call it. */
+static struct iovec part_of(const struct iovec *parts, int count, int error) {
+    struct iovec one = {0};
+    if (count == 1) one = parts[0], one.iov_len = PART(one.iov_len);
+    return one;
+}
+
+static void *real_preadv2;
+EXPORT ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t at, int flags) {
+    int error = hit(K_preadv2, CALLER);
+    struct iovec one = part_of(parts, count, error);
+    if (error && error != FAULTS_SHORT) return errno = error, -1;
+    return REAL(preadv2)(fd, count == 1 ? &one : parts, count, at, flags);
+}
+static void *real_preadv64v2;
+EXPORT ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t at, int flags) {
+    int error = hit(K_preadv2, CALLER);
+    struct iovec one = part_of(parts, count, error);
+    if (error && error != FAULTS_SHORT) return errno = error, -1;
+    return REAL(preadv64v2)(fd, count == 1 ? &one : parts, count, at, flags);
+}
+
+WRAP(fsync, int, fsync, (int fd), (fd))
+WRAP(fdatasync, int, fdatasync, (int fd), (fd))
+WRAP(ftruncate, int, ftruncate, (int fd, off_t size), (fd, size))
+WRAP(ftruncate, int, ftruncate64, (int fd, off64_t size), (fd, size))
+WRAP(truncate, int, truncate, (const char *path, off_t size), (path, size))
+WRAP(truncate, int, truncate64, (const char *path, off64_t size), (path, size))
+WRAP(mkdir, int, mkdir, (const char *path, mode_t mode), (path, mode))
+WRAP(rmdir, int, rmdir, (const char *path), (path))
+WRAP(rename, int, rename, (const char *path, const char *other), (path, other))
+WRAP(link, int, link, (const char *path, const char *other), (path, other))
+WRAP(symlink, int, symlink, (const char *path, const char *other), (path, other))
+WRAP(unlink, int, unlinkat, (int folder, const char *path, int flags), (folder, path, flags))
+WRAP(readlink, ssize_t, readlink, (const char *path, char *data, size_t size), (path, data, size))
+WRAP(access, int, access, (const char *path, int mode), (path, mode))
+WRAP(chmod, int, chmod, (const char *path, mode_t mode), (path, mode))
+WRAP(fchmod, int, fchmod, (int fd, mode_t mode), (fd, mode))
+WRAP(chown, int, chown, (const char *path, uid_t user, gid_t group), (path, user, group))
+WRAP(fchown, int, fchown, (int fd, uid_t user, gid_t group), (fd, user, group))
+WRAP(lchown, int, lchown, (const char *path, uid_t user, gid_t group), (path, user, group))
+WRAP(utimensat, int, utimensat, (int folder, const char *path, const struct timespec times[2], int flags),
+     (folder, path, times, flags))
+WRAP(futimens, int, futimens, (int fd, const struct timespec times[2]), (fd, times))
+WRAP(statvfs, int, statvfs, (const char *path, struct statvfs *space), (path, space))
+WRAP(statvfs, int, statvfs64, (const char *path, struct statvfs64 *space), (path, space))
+WRAP(fstatvfs, int, fstatvfs, (int fd, struct statvfs *space), (fd, space))
+WRAP(fstatvfs, int, fstatvfs64, (int fd, struct statvfs64 *space), (fd, space))
+WRAP(fstatat, int, fstatat, (int folder, const char *path, struct stat *status, int flags),
+     (folder, path, status, flags))
+WRAP(fstatat, int, fstatat64, (int folder, const char *path, struct stat64 *status, int flags),
+     (folder, path, status, flags))
+WRAP(inotify_init1, int, inotify_init1, (int flags), (flags))
+WRAP(inotify_add_watch, int, inotify_add_watch, (int queue, const char *path, uint32_t mask), (queue, path, mask))
+WRAP(inotify_rm_watch, int, inotify_rm_watch, (int queue, int watch), (queue, watch))
+
+/* These return a pointer; NULL is an error, for readdir() only with errno. */
+#define WRAP_POINTER(kind, type, name, parameters, arguments)                                                          \
+    static void *real_##name;                                                                                          \
+    EXPORT type name parameters {                                                                                      \
+        int error = hit(K_##kind, CALLER);                                                                             \
+        if (error) return errno = error, NULL;                                                                         \
+        return REAL(name) arguments;                                                                                   \
+    }
+
+WRAP_POINTER(realpath, char *, realpath, (const char *path, char *found), (path, found))
+WRAP_POINTER(opendir, DIR *, opendir, (const char *path), (path))
+WRAP_POINTER(opendir, DIR *, fdopendir, (int fd), (fd))
+WRAP_POINTER(readdir, struct dirent *, readdir, (DIR *folder), (folder))
+WRAP_POINTER(readdir, struct dirent64 *, readdir64, (DIR *folder), (folder))
+
 /* Calls with an argument that may be absent. */
 #define WRAP_VARIADIC(kind, name, parameters, last, type, ...)                                                         \
     static void *real_##name;                                                                                          \
@@ -212,6 +311,21 @@ EXPORT pid_t vfork(void) {
     int error = hit(K_vfork, CALLER);
     if (error) return errno = error, -1;
     return REAL(fork)();
+}
+
+/* These return the error, in numbers of their own: EAI_AGAIN and so on; with EAI_SYSTEM, errno tells. */
+static void *real_getaddrinfo, *real_getnameinfo;
+EXPORT int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    int error = hit(K_getaddrinfo, CALLER);
+    if (error) return errno = EMFILE, error;
+    return REAL(getaddrinfo)(node, service, hints, found);
+}
+
+EXPORT int getnameinfo(const struct sockaddr *address, socklen_t length, char *host, socklen_t host_size, char *service,
+                       socklen_t service_size, int flags) {
+    int error = hit(K_getnameinfo, CALLER);
+    if (error) return errno = EMFILE, error;
+    return REAL(getnameinfo)(address, length, host, host_size, service, service_size, flags);
 }
 
 /* These return the error number. */
@@ -242,6 +356,9 @@ EXPORT long syscall(long number, ...) {
 #ifdef SYS_io_uring_setup
     case SYS_io_uring_setup: error = state->no_ring ? ENOSYS : hit(K_io_uring_setup, CALLER); break;
     case SYS_io_uring_enter: error = hit(K_io_uring_enter, CALLER); break;
+#endif
+#ifdef SYS_statx
+    case SYS_statx: error = hit(K_statx, CALLER); break;
 #endif
     case SYS_sendmmsg: error = hit(K_sendmmsg, CALLER); break;
     case SYS_recvmmsg: error = hit(K_recvmmsg, CALLER); break;

@@ -25,8 +25,35 @@ CALLS = {
     "sockets": {"recv": "ECONNRESET", "send": "EPIPE", "epoll_ctl": "ENOMEM", "realloc": "ENOMEM"},
     "readers": {"epoll_ctl": "ENOMEM", "epoll_wait": "EBADF", "realloc": "ENOMEM"},
     "fork": {"epoll_create1": "ENOMEM", "pipe2": "ENFILE", "eventfd": "EMFILE"},
+    "first_lookup": {"pthread_create": "EAGAIN", "getaddrinfo": "EAI_AGAIN", "malloc": "ENOMEM"},
+    "lookups": {"getaddrinfo": "EAI_SYSTEM", "pthread_create": "EAGAIN", "malloc": "ENOMEM"},
+    "first_file": {"pthread_create": "EAGAIN", "eventfd": "EMFILE", "calloc": "ENOMEM"},
+    "files": {"open": "EMFILE", "pwrite": "ENOSPC", "pread": "SHORT", "fsync": "EIO", "calloc": "ENOMEM"},
+    "files_at_once": {"pwrite": "SHORT", "read": "EIO", "open": "EMFILE", "calloc": "ENOMEM"},
+    "whole_files": {"copy_file_range": "EXDEV", "pwrite": "ENOSPC", "malloc": "ENOMEM", "fstat": "EACCES"},
+    "file_functions": {"statx": "ENOSYS", "readdir": "EIO", "realpath": "ENOMEM", "realloc": "ENOMEM"},
+    "temporary_files": {"unlink": "EACCES", "mkdir": "EEXIST", "open": "EMFILE"},
+    "watching": {"inotify_init1": "EMFILE", "inotify_add_watch": "ENOSPC", "read": "EINTR", "malloc": "ENOMEM"},
+    "statistics_endpoint": {"accept4": "EMFILE", "bind": "EACCES", "epoll_ctl": "ENOMEM", "pthread_create": "EAGAIN"},
     "first_loop": {"pipe2": "EMFILE", "eventfd": "EMFILE", "epoll_ctl": "ENOMEM", "io_uring_setup": "EPERM"},
 }
+
+
+# Once not handled well, wherever the scenario makes the call.
+FOUND = [
+    ("watching", "epoll_ctl", "ENOMEM"),
+    ("watching", "stat", "EACCES"),
+    ("whole_files", "ftruncate", "EINTR"),
+]
+
+
+@pytest.mark.parametrize(("scenario", "call", "error"), FOUND)
+def test_calls_that_once_failed_unnoticed(faults: Faults, scenario: str, call: str, error: str) -> None:
+    number = faults.count(scenario)[call]
+    injections = [{"call": call, "nth": nth, "errno": error, "times": 1} for nth in range(1, number + 1)]
+    problems = [str(step) for step in faults.run(scenario, injections) if isinstance(step, Problem)]
+    assert injections
+    assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize(
