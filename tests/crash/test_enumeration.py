@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from torture import LIMIT, MODES, run_mode
+from hostile_calls import LIMIT, MODES, run_mode
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="the watchdog needs setitimer()"),

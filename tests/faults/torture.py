@@ -1,6 +1,6 @@
 """`make torture`: fault injection, and then hostile calls; or only what a replay line names.
 
-With --rounds or --mode, only the hostile calls: see tests/crash/torture.py.
+With --rounds or --mode, only the hostile calls: see tests/crash/hostile_calls.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FAULTS = HERE / "faults.py"
-HOSTILE = HERE.parent / "crash" / "torture.py"
+HOSTILE = HERE.parent / "crash" / "hostile_calls.py"
 
 
 def main() -> int:

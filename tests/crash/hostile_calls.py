@@ -1,6 +1,6 @@
 """Runs the enumeration of hostile calls in child processes: one mode for a test, or every mode with fresh seeds.
 
-python tests/crash/torture.py --rounds 3
+python tests/crash/hostile_calls.py --rounds 3
 """
 
 from __future__ import annotations
