@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import errno
 import io
 import os
@@ -39,6 +40,13 @@ def as_bytes(data: Any) -> bytes:
         if view.readonly and view.c_contiguous and type(view.obj) is bytes and view.nbytes == len(view.obj):
             return view.obj
         return view.tobytes()
+
+
+async def surely(waiter: asyncio.Future[Any]) -> None:
+    """Wait until *waiter* is done, also if this task is cancelled, which is forgotten; its outcome is not looked at."""
+    while not waiter.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([waiter])
 
 
 class BinaryFile:
@@ -627,15 +635,15 @@ class BinaryFile:
                 self._closing = self._loop.create_future()
                 try:
                     await request.wait()
-                except BaseException:
-                    # It ends by itself; who calls close() again need not wait.
-                    self._closing.set_result(None)
-                    raise
-                finally:
                     if self._on_close is not None:
                         self._on_close()
-                self._closing.set_result(None)
-                request.outcome()
+                    request.outcome()
+                except asyncio.CancelledError:
+                    # It ends by itself; who calls close() again need not wait.
+                    self._close_quietly()
+                    raise
+                finally:
+                    self._closing.set_result(None)
                 return
         if not self._closing.done():
             await asyncio.shield(self._closing)
@@ -648,30 +656,46 @@ class BinaryFile:
         self._out = []
         return fsops.writing(fsops.FINISH, self._fd, data, offset, position=where)
 
+    def _close_quietly(self) -> None:
+        """Do what is to be done at the end, where the caller has another exception to raise."""
+        try:
+            if self._on_close is not None:
+                self._on_close()
+        except Exception as exc:
+            self._loop.call_exception_handler({"message": f"after {self!r} was closed", "exception": exc})
+
     async def _close_later(self) -> None:
+        """Close the file once nothing uses it. Who ends a program cancels this task, too: it goes on all the same."""
         try:
             # Those that wait for their turn are told that the file is closed.
             if self._busy:
                 turn = self._loop.create_future()
                 self._turns.append(turn)
-                await turn
+                await surely(turn)
             failure: Exception | None = None
             try:
-                await self._settle()
+                if self._pending is not None:
+                    if not self._pending.done:
+                        await surely(self._pending.wait())
+                    self._take()
             except Exception as exc:
                 failure = exc
             if self._fd.in_flight:
-                await self._fd.idle()
+                await surely(self._fd.idle())
             request = self._last_request()
             request.start()
-            await request.wait()
+            await surely(request.wait())
             request.outcome()
             if failure is not None:
                 raise failure
-        finally:
-            self._leave()
+        except BaseException:
+            self._close_quietly()
+            raise
+        else:
             if self._on_close is not None:
                 self._on_close()
+        finally:
+            self._leave()
 
 
 class Opening(Generic[_T]):

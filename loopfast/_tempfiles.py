@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from loopfast import fsops
-from loopfast._files import Opening
+from loopfast._files import Opening, surely
 from loopfast._opening import make_file, opening, text_encoding, text_errors
 from loopfast.fsops import Request
 
@@ -50,28 +50,24 @@ def _temporary_names(suffix: Any, prefix: Any, dir: Any) -> tuple[Any, Callable[
 
 async def _made(request: Request[_T], undo: Callable[[Any], None], path: Any) -> _T:
     """Run a request that makes *path* to its end; if this task is cancelled meanwhile, *undo* it then."""
-
-    async def end() -> None:
-        if not request.done:
-            await request.wait()
-        with contextlib.suppress(OSError):
-            request.outcome()
-            undo(path)
-
     request.start()
     if not request.done:
         try:
             await request.wait()
         except BaseException:
-            task = asyncio.ensure_future(end())
-            _endings.add(task)
-            task.add_done_callback(_endings.discard)
+            # Not in a task of its own: where a program ends, nobody would wait for that.
+            request.cancel()
+            if not request.done:
+                await surely(request.wait())
+            with contextlib.suppress(OSError):
+                outcome: Any = request.outcome()
+                if isinstance(outcome, tuple):
+                    # Tracebacks keep the request and what came of it.
+                    outcome[0].drop()
+                undo(path)
             raise
     return request.outcome()
 
-
-#: Tasks that clean up.
-_endings: set[asyncio.Task[None]] = set()
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
@@ -142,21 +138,25 @@ def _temporary(
 
     async def open_it() -> Any:
         opened, path = await _open_temporary(suffix, prefix, dir)
-        if not is_named or delete:
-            removal = functools.partial(_remove_quietly, path)
+        try:
             if not is_named:
-                removal()
-        file = await make_file(_done(opened), path if is_named else opened[0].number, mode, buffering, text, None)
+                _remove(path)
+            file = await make_file(_done(opened), path if is_named else opened[0].number, mode, buffering, text, None)
+        except BaseException:
+            # Nobody else knows its name.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
         if is_named and delete:
             binary = file if is_binary else file.buffer
-            binary._on_close = weakref.finalize(binary, removal)
+            binary._on_close = weakref.finalize(binary, _remove, path)
         return file
 
     return Opening(open_it)
 
 
-def _remove_quietly(path: Any) -> None:
-    with contextlib.suppress(OSError):
+def _remove(path: Any) -> None:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
@@ -251,17 +251,34 @@ class TemporaryDirectory:
             await self.cleanup()
 
     async def cleanup(self) -> None:
-        """Remove the directory. Idempotent."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        """Remove the directory. Idempotent. Cancelled, it is removed at the latest with this object.
+
+        Raises:
+            OSError: something in it could not be removed.
+        """
         if self.name is None:
             return
+        try:
+            await self._remove_tree()
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._keep()
+            raise
+        self._keep()
+
+    async def _remove_tree(self) -> None:
         try:
             await fsops.on_path(fsops.LSTAT, self.name)
         except FileNotFoundError:
             return
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, functools.partial(shutil.rmtree, self.name, self._ignores))
+
+    def _keep(self) -> None:
+        """Do not remove it when this object goes."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
 
 def _remove_dropped(path: Any, text: str) -> None:

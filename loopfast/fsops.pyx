@@ -409,6 +409,11 @@ cdef class Request(LoopObject):
         self.begin(running_loop())
         self.is_started = True
 
+    def cancel(self):
+        """Take a started request out of libuv's queue, if no thread is at it yet: its outcome is then ECANCELED."""
+        if self.state == RUNNING and not polls_elsewhere(self.loop):
+            uv.uv_cancel(&self.job.uv.any)
+
     @property
     def done(self):
         """True once there is an outcome."""

@@ -114,8 +114,12 @@ PYTHON_MEMORY = "python_memory"
 # What asyncio's own code for subprocesses does not survive, on its own loop as well: a pipe that cannot be connected is
 # forgotten, so is a child that cannot be watched, and a failed write to a child is swallowed. A crash always counts.
 INHERITED = frozenset(("process", call) for call in ("epoll_ctl", "fstat", "ioctl", "pidfd_open", "waitpid", "write"))
-# That something is gone which is there: the directory above it does not tell so, and nothing will ever come.
-LIES = frozenset(("watching", call, "ENOENT") for call in ("inotify_add_watch", "opendir", "readdir"))
+# That something is gone which is there: the directory above it does not tell so, and nothing will ever come; what is
+# gone need not be removed.
+LIES = frozenset(
+    [("watching", call, "ENOENT") for call in ("inotify_add_watch", "opendir", "readdir")]
+    + [("temporary_files", call, "ENOENT") for call in ("lstat", "statx", "unlink")]
+)
 # What stays as it is until something is given back: failed from one call on to the end of the scenario, too.
 LASTING = frozenset({"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC", "EPERM", "ENOSYS"})
 # libuv takes this for a full buffer, and tries again for as long as it lasts.

@@ -16,7 +16,7 @@ import pytest
 from support import pattern
 
 import loopfast
-from loopfast import _tempfiles, fs
+from loopfast import fs
 
 pytestmark = pytest.mark.loopfast_only("asyncio has no files")
 
@@ -493,8 +493,6 @@ async def test_a_cancelled_temporary_file_is_not_left(loop, folder):
                     os.close(made[0])
                 elif not isinstance(made, str):
                     await made.close()
-            while _tempfiles._endings:
-                await asyncio.sleep(0)
     for name in set(os.listdir("folder")) - {"inside"}:
         raise AssertionError(f"{name} is left")
 

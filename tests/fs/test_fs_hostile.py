@@ -16,6 +16,7 @@ import weakref
 import pytest
 from support import new_event_loop, open_descriptors, pattern, run_program, settle, until
 
+import loopfast
 from loopfast import fs, fsops
 
 pytestmark = pytest.mark.loopfast_only("asyncio has no files")
@@ -630,6 +631,89 @@ def test_what_was_written_is_there_when_the_loop_is_closed(tmp_path, loop_factor
     with pytest.warns(ResourceWarning):
         del task, file
         gc.collect()
+
+
+def test_a_close_goes_on_where_the_program_ends(tmp_path):
+    """What ends a program cancels every task: also the one that closes the file, which has something to write still."""
+    path = tmp_path / "file"
+
+    async def main():
+        file = await fs.open(path, "wb")
+        writing = asyncio.create_task(file.pwrite(b"x" * 10_000_000, 100))
+        await asyncio.sleep(0)
+        await file.write(b"head")
+        closing = asyncio.create_task(file.close())
+        while not file.closed:
+            await asyncio.sleep(0)
+        return writing, closing
+
+    before = open_descriptors()
+    with asyncio.Runner(loop_factory=loopfast.new_event_loop) as runner:
+        runner.run(main())
+    assert path.read_bytes()[:4] == b"head"
+    assert open_descriptors() <= before
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("name", ["mkstemp", "mkdtemp", "NamedTemporaryFile"])
+def test_a_temporary_file_that_nobody_got_is_not_left_by_a_program_that_ends(tmp_path, name, turns):
+    async def main():
+        async def make():
+            made = await getattr(fs, name)(dir=tmp_path)
+            got.append(made)
+
+        task = asyncio.create_task(make())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return task
+
+    got = []
+    before = open_descriptors()
+    with asyncio.Runner(loop_factory=loopfast.new_event_loop) as runner:
+        runner.run(main())
+        for made in got:
+            if name == "mkstemp":
+                os.close(made[0])
+            elif name == "NamedTemporaryFile":
+                runner.run(made.close())
+    paths = [made[1] if name == "mkstemp" else made for made in got if name != "NamedTemporaryFile"]
+    assert sorted(os.listdir(tmp_path)) == sorted(map(os.path.basename, paths))
+    assert open_descriptors() <= before
+
+
+async def test_a_temporary_file_that_cannot_be_removed_is_told_of(loop, tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EPERM, "not this one", path)
+
+    file = await fs.NamedTemporaryFile(dir=tmp_path)
+    second = await fs.NamedTemporaryFile(dir=tmp_path)
+    before = open_descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        with pytest.raises(PermissionError, match="not this one"):
+            await file.close()
+        with pytest.raises(PermissionError, match="not this one"):
+            # While something else is under way.
+            await asyncio.gather(second.fsync(), second.close())
+        with pytest.raises(PermissionError, match="not this one"):
+            await fs.TemporaryFile(dir=tmp_path)
+    await file.close()
+    assert file.closed
+    assert second.closed
+    assert len(open_descriptors()) == len(before) - 2
+    assert set(os.listdir(tmp_path)) >= {os.path.basename(file.name), os.path.basename(second.name)}
+
+
+async def test_a_temporary_directory_whose_removal_is_cancelled_goes_with_its_object(loop, tmp_path):
+    for turns in range(1, 4):
+        directory = await fs.TemporaryDirectory(dir=tmp_path)
+        (tmp_path / directory.name / "file").touch()
+        await cancelled(directory.cleanup(), turns)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            del directory
+            gc.collect()
+        assert os.listdir(tmp_path) == []
 
 
 def test_a_loop_closed_while_a_pipe_is_read(tmp_path):
