@@ -120,6 +120,10 @@ wheels: $(LIBUV) $(VENV)/.extra-dev
 	else mv build/wheel/*.whl dist/; fi
 	@ls -l dist
 
+## crosscheck: libuv and the extensions compiled and linked for Windows and macOS with zig (ARGS="--source Python-3.14.N.tar.xz")
+crosscheck: build $(VENV)/.extra-cross
+	@$(RUN) -m tests.packaging.crosscheck $(ARGS)
+
 ## release-check: all that a release needs short of uploading (ARGS="--quick --draft" leaves out the tests and the date)
 release-check: build $(VENV)/.extra-dev
 	@$(RUN) tests/release_check.py $(ARGS)
@@ -140,7 +144,7 @@ clean:
 	find loopfast \( -name '*.so' -o -name '*.pyd' -o -name '*.dylib' -o -name '*.dll' \) -delete
 
 
-.PHONY: help demo serve test test-all packaging debug budget bench parity interop engines torture asan soak wheels \
+.PHONY: help demo serve test test-all packaging debug budget bench parity interop engines torture asan soak wheels crosscheck \
 	release-check lint typecheck clean docs compatibility fuzz tsan \
 	build installed
 

@@ -20,6 +20,12 @@
 #include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#else
+/* What os.statvfs_result names. Windows does not answer it. */
+struct statvfs {
+    unsigned long f_bsize, f_frsize, f_flag, f_namemax, f_fsid;
+    unsigned long long f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_favail;
+};
 #endif
 
 enum lf_kind {
@@ -82,9 +88,7 @@ struct lf_job {
     /* LF_OPEN, and LF_READ_WHOLE for itself. */
     int64_t file_size, position;
     int file_mode, is_terminal;
-#if !defined(_WIN32)
     struct statvfs space;
-#endif
 
     /* The module's own. `owner` is borrowed, NULL once nobody waits; the rest is owned. */
     PyObject *owner, *descriptor, *kept[2];

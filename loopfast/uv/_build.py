@@ -545,6 +545,24 @@ BEFORE = r"""
     LOOPFAST_TEXT(UV_VERSION_MAJOR) "." LOOPFAST_TEXT(UV_VERSION_MINOR)                                     \
     "." LOOPFAST_TEXT(UV_VERSION_PATCH) UV_VERSION_SUFFIX
 
+#if defined(_WIN32)
+/* A HANDLE as a number, which is what Python has of it. */
+typedef intptr_t loopfast_os_fd;
+static int loopfast_fileno(const uv_handle_t *handle, loopfast_os_fd *fd)
+{
+    uv_os_fd_t found = NULL;
+    int status = uv_fileno(handle, &found);
+    *fd = (loopfast_os_fd) found;
+    return status;
+}
+static loopfast_os_fd loopfast_get_osfhandle(int fd) { return (loopfast_os_fd) uv_get_osfhandle(fd); }
+static int loopfast_open_osfhandle(loopfast_os_fd fd) { return uv_open_osfhandle((uv_os_fd_t) fd); }
+#define uv_os_fd_t loopfast_os_fd
+#define uv_fileno loopfast_fileno
+#define uv_get_osfhandle loopfast_get_osfhandle
+#define uv_open_osfhandle loopfast_open_osfhandle
+#endif
+
 /* What the oldest libuv accepted lacks. */
 #if UV_VERSION_HEX < 0x013200
 #define UV_ENOEXEC (-ENOEXEC)
