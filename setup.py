@@ -1,7 +1,8 @@
 """Builds the shared libuv, every loopfast/**/*.pyx and the cffi module, all linked to that one libuv.
 
 Metadata lives in pyproject.toml. Switches (environment): LOOPFAST_DEBUG=1, LOOPFAST_SYSTEM_LIBUV=1,
-LOOPFAST_SANITIZE=address,undefined, LOOPFAST_LIBUV_SOURCE=PATH, LOOPFAST_JOBS=N. Generated C goes to build/c.
+LOOPFAST_SANITIZE=address,undefined, LOOPFAST_LIBUV_SOURCE=PATH, LOOPFAST_JOBS=N. Generated C goes to build/c, by
+`setup.py translate` nothing but that; with LOOPFAST_TRANSLATED=1 it is compiled as it is there.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ def cython_extensions() -> list[Extension]:
         Extension(".".join(path.with_suffix("").parts), sources=[path.as_posix()], depends=list(headers))
         for path in sorted(Path(PACKAGE).rglob("*.pyx"))
     ]
+
+
+def generated_c(ext: Extension) -> str:
+    """The C file that the extension's source is translated to."""
+    return Path(GENERATED_C, *ext.name.split(".")).with_suffix(".c").as_posix()
 
 
 def library_path(name: str) -> list[str]:
@@ -139,12 +145,20 @@ class BuildExtensions(build_ext):
 
     def run(self) -> None:
         libuv_build.check_tools()
-        pyx = [ext for ext in self.extensions if any(source.endswith(".pyx") for source in ext.sources)]
-        self.cythonize(pyx)
-        for ext in self.extensions:
-            if isinstance(ext, CffiExtension):
-                self.generate_cffi(ext)
+        self.translate()
         super().run()
+
+    def translate(self) -> None:
+        """Let every extension that is written in something else have C sources, below build/c."""
+        pyx = [ext for ext in self.extensions if any(source.endswith(".pyx") for source in ext.sources)]
+        cffi = [ext for ext in self.extensions if isinstance(ext, CffiExtension)]
+        if libuv_build.flag("LOOPFAST_TRANSLATED"):
+            for ext in (*pyx, *cffi):
+                ext.sources = [generated_c(ext)]
+            return
+        self.cythonize(pyx)
+        for ext in cffi:
+            self.generate_cffi(ext)
 
     def cythonize(self, extensions: list[Extension]) -> None:
         """Translate what changed to C below build/c and let `extensions` name the result as their source."""
@@ -172,7 +186,7 @@ class BuildExtensions(build_ext):
     def generate_cffi(self, ext: CffiExtension) -> None:
         """Write the C source of a cffi module; the file keeps its time stamp when nothing changed."""
         ffibuilder = runpy.run_path(ext.script)["ffibuilder"]
-        target = Path(GENERATED_C, *ext.name.split(".")).with_suffix(".c")
+        target = Path(generated_c(ext))
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(io.StringIO()):  # cffi prints that it did nothing
             ffibuilder.emit_c_code(str(target))
@@ -239,6 +253,15 @@ class BuildExtensions(build_ext):
         super().build_extension(ext)
 
 
+class Translate(BuildExtensions):
+    """`translate`: the C code alone, which is the same for every interpreter."""
+
+    description = "translate the extensions to C, below build/c"
+
+    def run(self) -> None:
+        self.translate()
+
+
 class SourceDistribution(sdist):
     """`sdist` that refuses to make an archive which could not be built without a network."""
 
@@ -267,6 +290,7 @@ if __name__ == "__main__":
                 "build_ext": BuildExtensions,
                 "build_py": BuildModules,
                 "sdist": SourceDistribution,
+                "translate": Translate,
             },
         )
     except libuv_fetch.SupplyError as exc:

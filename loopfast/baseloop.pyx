@@ -23,6 +23,7 @@ from loopfast.includes.python cimport (
     propagate,
 )
 from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
+from loopfast.includes.threads cimport lf_load_runner
 from loopfast.server cimport Listener
 from loopfast.sockops cimport RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
 from loopfast.streams cimport feed_for
@@ -127,7 +128,7 @@ cdef class BaseLoop(LoopCore):
 
     def is_running(self) -> bool:
         """Return True if the loop is running."""
-        return self.running_thread != 0
+        return lf_load_runner(&self.running_thread) != 0
 
     def is_closed(self) -> bool:
         """Return True if the loop was closed."""

@@ -41,6 +41,9 @@ cdef class Handle:
     cdef void release(self) noexcept
     cdef void unschedule(self) noexcept
     cdef int do_cancel(self) except -1
+    # What a field refers to, or None; the arguments as a tuple.
+    cdef object look_at(self, PyObject** field)
+    cdef tuple look_at_arguments(self)
 
 
 cdef class TimerHandle(Handle):

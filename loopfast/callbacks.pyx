@@ -23,7 +23,7 @@ from loopfast.includes.python cimport (
     PyTupleObject, propagate,
 )
 from loopfast.includes.threads cimport (
-    LF_FREE_THREADED, lf_lock, lf_mutex, lf_store_count, lf_store_runner, lf_unlock,
+    LF_FREE_THREADED, lf_lock, lf_mutex, lf_store_count, lf_store_runner, lf_try_incref, lf_unlock,
 )
 
 cdef extern from *:
@@ -111,7 +111,18 @@ cdef class Handle:
 
     def get_context(self):
         """Return the ``contextvars.Context`` of the callback, or None once it has run or was cancelled."""
-        return None if self.context == NULL else <object> self.context
+        return self.look_at(&self.context)
+
+    cdef object look_at(self, PyObject** field):
+        return None if field[0] == NULL else <object> field[0]
+
+    cdef tuple look_at_arguments(self):
+        cdef Py_ssize_t i
+        if self.callback == NULL:
+            return None
+        if self.nargs > 3:
+            return <tuple> self.args[1]
+        return tuple([<object> self.args[1 + i] for i in range(self.nargs)])
 
     def _run(self):
         if self.is_cancelled or self.callback == NULL:
@@ -138,16 +149,11 @@ cdef class Handle:
     # asyncio's private names, which its own formatting and call-graph code reads.
     @property
     def _callback(self):
-        return None if self.callback == NULL else <object> self.callback
+        return self.look_at(&self.callback)
 
     @property
     def _args(self):
-        cdef Py_ssize_t i
-        if self.callback == NULL:
-            return None
-        if self.nargs > 3:
-            return <object> self.args[1]
-        return tuple([<object> self.args[1 + i] for i in range(self.nargs)])
+        return self.look_at_arguments()
 
     @property
     def _context(self):
@@ -159,7 +165,7 @@ cdef class Handle:
 
     @property
     def _loop(self):
-        return None if self.loop == NULL else <object> self.loop
+        return self.look_at(&self.loop)
 
     @property
     def _repr(self):
@@ -242,7 +248,10 @@ cdef class ThreadSafeHandle(Handle):
     cdef int settle(self) except -1:
         """Wait until the callback does not run, unless this is the thread that runs it."""
         cdef bint waits
-        if not self.is_running or self.runner == PyThread_get_thread_ident():
+        lf_lock(&self.mutex)
+        waits = self.is_running and self.runner != PyThread_get_thread_ident()
+        lf_unlock(&self.mutex)
+        if not waits:
             return 0
         lock = _thread.allocate_lock()
         lock.acquire()
@@ -315,6 +324,46 @@ cdef class ThreadSafeHandle(Handle):
             Py_XDECREF(taken[i])
         Py_XDECREF(context)
         Py_XDECREF(callback)
+
+    cdef object look_at(self, PyObject** field):
+        cdef PyObject* found
+        if not LF_FREE_THREADED:
+            return Handle.look_at(self, field)
+        lf_lock(&self.mutex)
+        found = field[0]
+        if found != NULL and field != &self.loop:
+            Py_INCREF(found)
+        elif found != NULL and not lf_try_incref(found):
+            # A loop that is just going away.
+            found = NULL
+        lf_unlock(&self.mutex)
+        if found == NULL:
+            return None
+        result = <object> found
+        Py_DECREF(found)
+        return result
+
+    cdef tuple look_at_arguments(self):
+        cdef PyObject* found[3]
+        cdef Py_ssize_t i, nargs
+        if not LF_FREE_THREADED:
+            return Handle.look_at_arguments(self)
+        lf_lock(&self.mutex)
+        if self.callback == NULL:
+            nargs = -1
+        else:
+            nargs = self.nargs
+            for i in range(1 if nargs > 3 else nargs):
+                found[i] = self.args[1 + i]
+                Py_INCREF(found[i])
+        lf_unlock(&self.mutex)
+        if nargs < 0:
+            return None
+        objects = []
+        for i in range(1 if nargs > 3 else nargs):
+            objects.append(<object> found[i])
+            Py_DECREF(found[i])
+        return <tuple> objects[0] if nargs > 3 else tuple(objects)
 
     def cancel(self):
         """Cancel the callback. If it runs just now in another thread, wait for its end."""

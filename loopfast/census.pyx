@@ -5,6 +5,7 @@ any thread and of a closed loop.
 """
 
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from loopfast.core cimport LoopCore, LoopObject
@@ -14,7 +15,7 @@ from loopfast.includes cimport uv
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport PyThread_get_thread_ident
 from loopfast.includes.socket cimport AF_INET, AF_INET6
-from loopfast.includes.threads cimport lf_lock, lf_unlock
+from loopfast.includes.threads cimport lf_load_runner, lf_lock, lf_unlock
 from loopfast.server cimport Listener
 from loopfast.sockops cimport SocketSet
 from loopfast.tls cimport TLSEngine
@@ -86,12 +87,20 @@ def take_census(LoopCore loop not None):
     cdef double now = lf_monotonic()
     cdef double run_time = loop.run_time
     cdef double idle_time = loop.idle_time
+    cdef double asleep_since = -1
+    cdef uint64_t events
     cdef int kind
+    # Closing the loop takes its state away.
+    lf_lock(&loop.mutex)
+    events = uv.lf_loop_events(&loop.state.loop) if loop.state != NULL else loop.closed_events
+    if loop.state != NULL and loop.state.blocked:
+        asleep_since = loop.state.asleep_since
+    lf_unlock(&loop.mutex)
     if loop.running_since:
         run_time += now - loop.running_since
-        if loop.state != NULL and loop.state.blocked:
-            idle_time += max(0.0, now - loop.state.asleep_since)
-        elif loop.state != NULL and loop.running_thread == PyThread_get_thread_ident():
+        if asleep_since >= 0:
+            idle_time += max(0.0, now - asleep_since)
+        elif loop.state != NULL and lf_load_runner(&loop.running_thread) == PyThread_get_thread_ident():
             if now - loop.state.awake_since > loop.slow_limit:
                 loop.on_stretch(now - loop.state.awake_since, now)
                 loop.state.awake_since = now
@@ -110,7 +119,7 @@ def take_census(LoopCore loop not None):
         "idle_time": idle_time,
         "iterations": loop.turns,
         "callbacks": loop.callback_count,
-        "events": uv.lf_loop_events(&loop.state.loop) if loop.state != NULL else loop.closed_events,
+        "events": events,
         "ready": loop.ready_count + loop.event_count - loop.event_head,
         "timers": loop.timer_count,
         "handles": handles,

@@ -108,6 +108,10 @@ cdef class LoopCore(LoopBuffers):
         # What a libuv callback raised and the poll must raise on (KeyboardInterrupt, SystemExit, MemoryError).
         object failure
 
+        # Reads of files that were done at once, and in which turn.
+        int reads_now
+        uint64_t reads_now_turn
+
         # Handles that another thread gave up during a poll, and what to close them with.
         uv.uv_handle_t** late
         int late_capacity

@@ -34,7 +34,7 @@ from loopfast.includes.python cimport (
     PyEval_SaveThread, PyObject_Call, PyTypeObject, call_vector, propagate, set_attribute,
 )
 from loopfast.includes.threads cimport (
-    LF_FREE_THREADED, lf_lend, lf_lock, lf_reset, lf_try_incref, lf_unlock,
+    LF_FREE_THREADED, lf_lend, lf_load_runner, lf_lock, lf_reset, lf_store_runner, lf_try_incref, lf_unlock,
 )
 
 cdef enum:
@@ -208,6 +208,7 @@ cdef class LoopCore(LoopBuffers):
             free(state)
             check(status)
         self.state = state
+        lf_lend(<PyObject*> self)
         self.forks = fork_count
         state.owner = <PyObject*> self
         state.loop.data = state
@@ -534,11 +535,11 @@ cdef class LoopCore(LoopBuffers):
     @property
     def _thread_id(self):
         # A number made for each look: others may look while it changes.
-        return self.running_thread or None
+        return lf_load_runner(&self.running_thread) or None
 
     @_thread_id.setter
     def _thread_id(self, value):
-        self.running_thread = 0 if value is None else value
+        lf_store_runner(&self.running_thread, 0 if value is None else value)
 
     cdef int end_stretch(self, LoopState* state) except -1:
         """The loop is about to sleep, or comes round: note if that took long."""

@@ -12,7 +12,7 @@ cimport cython
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from loopfast.core cimport LoopCore, LoopObject, LoopState, hold_gil
+from loopfast.core cimport LoopCore, LoopObject, LoopState, hold_gil, is_for_its_thread
 from loopfast.includes cimport uv
 from loopfast.includes.python cimport PyUnicode_IS_ASCII
 from loopfast.includes.socket cimport lf_show_address
@@ -132,6 +132,8 @@ cdef class Lookup(LoopObject):
 
     def cancel(self):
         """Nobody wants the answer: take the lookup out of libuv's queue if it is still there."""
+        if is_for_its_thread(self.loop) and self.loop.left_to_its_thread(self.cancel):
+            return
         if self.request != NULL:
             self.request.data = NULL
             uv.uv_cancel(<uv.uv_req_t*> self.request)

@@ -21,8 +21,8 @@ cdef class Descriptor:
     cdef readonly LoopCore loop
     # -1: closed, or given to the request that closes it.
     cdef readonly int number
-    # Requests that libuv has.
-    cdef readonly int in_flight
+    # Requests that libuv has. The loop's thread counts; read from any.
+    cdef readonly Py_ssize_t in_flight
     # Closed with this object.
     cdef public bint is_owned
     cdef:

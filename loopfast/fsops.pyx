@@ -19,7 +19,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strlen
 
 from loopfast.buildinfo cimport COUNTERS
-from loopfast.core cimport LoopCore, LoopObject, LoopState, hold_gil, polls_elsewhere
+from loopfast.core cimport LoopCore, LoopObject, LoopState, hold_gil, is_for_its_thread, polls_elsewhere
 from loopfast.includes cimport uv
 from loopfast.includes.awaiting cimport sent, throw_here, throw_into
 from loopfast.includes.counters cimport LF_WRITE_REQUEST, lf_freed, lf_made
@@ -36,6 +36,7 @@ from loopfast.includes.python cimport (
     PyIter_Send, PyTypeObject, propagate,
 )
 from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
+from loopfast.includes.threads cimport lf_load_count, lf_store_count
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
@@ -91,10 +92,6 @@ cdef tuple NAMES = (
 cdef object get_running_loop = asyncio.get_running_loop
 cdef object StatResult = os.stat_result
 cdef int STAT_FIELDS = min(StatResult.n_fields, 19)
-
-# Reads that were done at once in the turn `now_turn` of a loop.
-cdef uint64_t now_turn = 0
-cdef int now_count = 0
 
 
 cdef LoopCore running_loop():
@@ -271,8 +268,9 @@ cdef class Descriptor:
         return future
 
     def drop(self):
-        """Close it here and now if it is ours and no request uses it; else that comes with the last reference."""
-        if self.in_flight == 0 and self.is_owned and self.number >= 0:
+        """Close it here and now if it is ours and no request uses it; else that comes with the last reference. The
+        caller is the only one who can begin another request with it."""
+        if lf_load_count(&self.in_flight) == 0 and self.is_owned and self.number >= 0:
             number, self.number = self.number, -1
             lf_close(number)
 
@@ -283,7 +281,7 @@ cdef class Descriptor:
 
     cdef int leave(self) except -1:
         """A request is over."""
-        self.in_flight -= 1
+        lf_store_count(&self.in_flight, self.in_flight - 1)
         if self.in_flight == 0 and self.idle_waiters is not None:
             waiters, self.idle_waiters = self.idle_waiters, None
             for future in waiters:
@@ -330,6 +328,8 @@ cdef class Request(LoopObject):
 
     def throw(self, kind, value=None, traceback=None):
         """Raise an exception where the call waits; coroutine protocol."""
+        if self.state == RUNNING and is_for_its_thread(self.loop):
+            self.loop.check_not_polling()
         iterator = self.iterator
         self.give_up()
         if iterator is not None:
@@ -338,6 +338,8 @@ cdef class Request(LoopObject):
 
     def close(self):
         """Give the call up; coroutine protocol."""
+        if self.state == RUNNING and is_for_its_thread(self.loop) and self.loop.left_to_its_thread(self.close):
+            return
         self.give_up()
 
     @property
@@ -485,14 +487,13 @@ cdef class Request(LoopObject):
         self.keep()
         self.state = RUNNING
         if self.descriptor is not None:
-            self.descriptor.in_flight += 1
+            lf_store_count(&self.descriptor.in_flight, self.descriptor.in_flight + 1)
             job.descriptor = <PyObject*> self.descriptor
             Py_INCREF(job.descriptor)
         return 0
 
     cdef bint read_now(self) except -1:
         """Read without waiting if the kernel has it."""
-        global now_turn, now_count
         cdef lf_job* job = self.job
         cdef LoopCore loop = self.descriptor.loop
         cdef Py_ssize_t n = 0
@@ -501,11 +502,11 @@ cdef class Request(LoopObject):
         if job.size:
             if job.offset < 0:
                 return False
-            if now_turn != loop.turns:
-                now_turn = loop.turns
-                now_count = 0
-            now_count += 1
-            if now_count > READS_NOW_PER_TURN:
+            if loop.reads_now_turn != loop.turns:
+                loop.reads_now_turn = loop.turns
+                loop.reads_now = 0
+            loop.reads_now += 1
+            if loop.reads_now > READS_NOW_PER_TURN:
                 return False
             n = lf_read_now(job.fd, job.buffer, job.size, job.offset)
             if n < 0:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Reports, new_event_loop, open_descriptors
+from support import SLOWNESS, Reports, new_event_loop, open_descriptors
 
 KINDS = ("loopfast", "asyncio")
 BEHAVIOUR_TESTS = tuple(
@@ -65,6 +65,7 @@ def is_for_this_loop(item: pytest.Item) -> bool:
     )
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     selected = []
     for item in items:
@@ -77,8 +78,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # The last one added wins; a test's own filter must win over these.
             for category in ("pytest.PytestUnraisableExceptionWarning", "ResourceWarning", "RuntimeWarning"):
                 item.add_marker(pytest.mark.filterwarnings(f"error::{category}"), append=False)
+        if SLOWNESS != 1:
+            marker = item.get_closest_marker("timeout")
+            limit = marker.args[0] if marker and marker.args else float(config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(limit * SLOWNESS), append=False)
         selected.append(item)
     items[:] = selected
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if SLOWNESS != 1:
+        # Every test collects garbage, several times: not all that the modules hold as well.
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

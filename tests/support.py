@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 LOCALHOST = "127.0.0.1"
+# How many times longer than usual anything may take: a sanitized build is slower. Every limit of a test grows with it.
+SLOWNESS = float(os.environ.get("LOOPFAST_TEST_SLOWNESS", "1"))
 
 
 def new_event_loop(kind: str) -> asyncio.AbstractEventLoop:

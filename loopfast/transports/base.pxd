@@ -92,7 +92,8 @@ cdef class Connections:
 
 cdef class NativeTransport(UVHandle):
     cdef:
-        # The user's protocol; None once connection_lost() has returned.
+        # The user's protocol; None once connection_lost() has returned. Without the GIL other threads look at it, with
+        # the loop's lock, which replace_protocol() takes to change it.
         object protocol
         # asyncio's Server that accepted the connection, until it is lost; the list that this transport is in meanwhile,
         # if any, and its neighbours there (borrowed both ways).
@@ -153,6 +154,7 @@ cdef class NativeTransport(UVHandle):
     cdef size_t unsent(self) noexcept
     cdef bint is_sending(self) noexcept
     cdef int update_flow(self) except -1
+    cdef int replace_protocol(self, object protocol) except -1
     cdef int pause_protocol(self) except -1
     cdef int resume_protocol(self) except -1
     # Report `exception` (an OSError only to the debug log), drop what is queued, lose the connection.

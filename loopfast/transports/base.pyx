@@ -256,13 +256,29 @@ cdef class NativeTransport(UVHandle):
         self.take_protocol(protocol)
 
     cdef int take_protocol(self, object protocol) except -1:
-        self.protocol = protocol
+        self.replace_protocol(protocol)
         self.protocol_connected = True
+        return 0
+
+    cdef int replace_protocol(self, object protocol) except -1:
+        if not LF_FREE_THREADED or self.loop is None:
+            self.protocol = protocol
+            return 0
+        # Dropped once the lock is free.
+        previous = self.protocol
+        lf_lock(&self.loop.mutex)
+        self.protocol = protocol
+        lf_unlock(&self.loop.mutex)
         return 0
 
     def get_protocol(self):
         """Return the current protocol."""
-        return self.protocol
+        if not LF_FREE_THREADED or self.loop is None:
+            return self.protocol
+        lf_lock(&self.loop.mutex)
+        protocol = self.protocol
+        lf_unlock(&self.loop.mutex)
+        return protocol
 
     def is_closing(self) -> bool:
         """Return True if the transport is closing or closed."""
@@ -393,7 +409,7 @@ cdef class NativeTransport(UVHandle):
                 self.protocol.connection_lost(exc)
         finally:
             server, self.server = self.server, None
-            self.protocol = None
+            self.replace_protocol(None)
             self.release_socket()
             self.close_handle()
             if server is not None:

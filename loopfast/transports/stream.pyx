@@ -307,7 +307,7 @@ cdef class StreamTransport(NativeTransport):
             # A transport that was never opened has no loop.
             self.receiver = None if self.loop is None else self.loop.on_protocol(protocol)
         self.buffered = self.receiver is None and isinstance(protocol, BufferedProtocol)
-        self.protocol = protocol
+        self.replace_protocol(protocol)
         self.protocol_connected = True
         return 0
 

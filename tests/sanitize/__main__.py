@@ -38,6 +38,9 @@ ASAN_OPTIONS = {
     # faulthandler's handlers are tested; the sanitizer's own must give way.
     "allow_user_segv_handler": "1",
 }
+# Times that a test may take longer than usual. The sanitizers take three; the rest is for a busy machine, as hangs are
+# what the limits are for.
+SLOWNESS = 6
 UBSAN_OPTIONS = {"print_stacktrace": "1", "halt_on_error": "0"}
 
 
@@ -82,6 +85,7 @@ def main() -> int:
         "LOOPFAST_SANITIZE": SANITIZERS,
         "LOOPFAST_DEBUG": "1",
         "LD_PRELOAD": " ".join(libraries),
+        "LOOPFAST_TEST_SLOWNESS": str(SLOWNESS),
         # Blocks of the interpreter's own allocator would be one block to the sanitizer.
         "PYTHONMALLOC": "malloc",
         "PYTHONPATH": str(tree),

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import loopfast
+import loopfast.fs
 
 # Seconds, of one scenario.
 HANG = 300
@@ -293,6 +295,76 @@ def names(threads: int, rounds: int) -> None:
             assert found[1] == 5
 
     in_threads(threads, lambda number: run(main()))
+
+
+@scenario
+def files(threads: int, rounds: int) -> None:
+    """Files of every loop, requests that other threads give up, and files that they drop."""
+    with tempfile.TemporaryDirectory() as folder, loops(threads) as others:
+
+        async def write_and_read(name: str) -> None:
+            for n in range(rounds):
+                async with loopfast.fs.open(name, "w+b") as file:
+                    await file.write(b"%d" % n * 1000)
+                    await file.seek(0)
+                    assert await file.read() == b"%d" % n * 1000
+                    # More than one turn may do at once.
+                    found = await asyncio.gather(*(file.pread(10, n) for n in range(40)))
+                    assert len(set(map(len, found))) == 1
+                await loopfast.fs.stat(name)
+                assert os.path.basename(name) in await loopfast.fs.listdir(folder)
+
+        async def begin(name: str) -> Any:
+            """A request that goes on, a file with one in flight, and a file at rest."""
+            request = loopfast.fs.stat(name)
+            request.send(None)
+            busy = await loopfast.fs.open(name, "rb", buffering=0)
+            reading = asyncio.ensure_future(busy.read())
+            await asyncio.sleep(0)
+            reading.cancel()
+            rest = await loopfast.fs.open(name, "rb")
+            return request, busy, rest
+
+        def work(number: int) -> None:
+            name = os.path.join(folder, str(number))
+            own, other = others[number], others[(number + 1) % threads]
+            written = own.do(write_and_read(name))
+            for _ in range(rounds):
+                request, busy, rest = other.do(begin(__file__)).result(HANG)
+                request.close()
+                del busy, rest
+            written.result(HANG)
+
+        warnings.simplefilter("ignore", ResourceWarning)
+        in_threads(threads, work)
+
+
+@scenario
+def statistics(threads: int, rounds: int) -> None:
+    """What there is on a loop, asked by others while connections come and go, and while it is closed."""
+
+    async def main() -> None:
+        for _ in range(max(1, rounds // 5)):
+            await echoes(2)
+
+    def work(number: int) -> None:
+        if number:
+            while not ended.is_set():
+                for other in others:
+                    assert other.statistics().time > 0
+        else:
+            try:
+                for loop in others:
+                    loop.run_until_complete(main())
+                    loop.close()
+            finally:
+                ended.set()
+
+    others = [loopfast.new_event_loop() for _ in range(2)]
+    ended = threading.Event()
+    in_threads(max(2, threads), work)
+    for loop in others:
+        assert loop.statistics().accepted == 5 * max(1, rounds // 5)
 
 
 @scenario

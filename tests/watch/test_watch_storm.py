@@ -54,7 +54,7 @@ async def test_a_storm_of_another_process(loop, tmp_path, debounce):
     async with loopfast.watch(tmp_path, debounce=debounce, max_delay=0.1) as watch:
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", STORM, str(tmp_path), "1")
         ended = asyncio.create_task(process.wait())
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(5 * PATIENCE):
             while marker not in mirror.names:
                 changes = await anext(watch)
                 mirror.apply(changes)

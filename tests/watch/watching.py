@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from support import SLOWNESS
+
 from loopfast import Change, ChangeKind, Watch
 
 #: Seconds that a change may take on a busy machine.
-PATIENCE = 10
+PATIENCE = 10 * SLOWNESS
 
 
 def names_below(root: Path) -> set[str]:
