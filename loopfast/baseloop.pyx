@@ -23,7 +23,7 @@ from loopfast.includes.python cimport (
     propagate,
 )
 from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
-from loopfast.includes.threads cimport lf_load_runner
+from loopfast.includes.threads cimport lf_load_flag, lf_load_runner
 from loopfast.server cimport Listener
 from loopfast.sockops cimport RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
 from loopfast.streams cimport feed_for
@@ -132,7 +132,7 @@ cdef class BaseLoop(LoopCore):
 
     def is_closed(self) -> bool:
         """Return True if the loop was closed."""
-        return bool(self._closed)
+        return bool(lf_load_flag(&self.closed))
 
     # ------------------------------------------------------------------------------------------------ futures and tasks
 
@@ -227,7 +227,7 @@ cdef class BaseLoop(LoopCore):
     cdef bint forget_descriptor(self, object fd, int event) except -1:
         cdef int number
         cdef bint was_watched
-        if self._closed:
+        if lf_load_flag(&self.closed):
             return False
         self.check_not_elsewhere()
         try:
@@ -360,7 +360,7 @@ cdef class BaseLoop(LoopCore):
     cdef SocketCall native_call(self, object sock, int kind, object argument):
         """A native call on *sock*; None where asyncio's own must do it: debug mode, other objects than plain
         sockets."""
-        if self._debug or self._closed:
+        if self._debug or lf_load_flag(&self.closed):
             return None
         self.check_not_elsewhere()
         if self.sockets is None:

@@ -15,7 +15,7 @@ from loopfast.includes cimport uv
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport PyThread_get_thread_ident
 from loopfast.includes.socket cimport AF_INET, AF_INET6
-from loopfast.includes.threads cimport lf_load_runner, lf_lock, lf_unlock
+from loopfast.includes.threads cimport lf_load_flag, lf_load_runner, lf_lock, lf_unlock
 from loopfast.server cimport Listener
 from loopfast.sockops cimport SocketSet
 from loopfast.tls cimport TLSEngine
@@ -112,7 +112,7 @@ def take_census(LoopCore loop not None):
     return {
         "time": now,
         "running": loop.running_since != 0,
-        "closed": bool(loop._closed),
+        "closed": bool(lf_load_flag(&loop.closed)),
         "debug": bool(loop._debug),
         "timing": bool(loop._debug or loop.timing),
         "run_time": run_time,

@@ -136,7 +136,8 @@ cdef class LoopCore(LoopBuffers):
 
     # asyncio's private names for the loop's state: its own methods, which we inherit, read and write them.
     cdef public bint _stopping
-    cdef public bint _closed
+    # `_closed`, which every thread asks for.
+    cdef bint closed
     # `_thread_id`; 0 stands for None.
     cdef unsigned long running_thread
     # The rest of what asyncio's classes store on a loop. As fields they leave the instance dictionary unmade, and

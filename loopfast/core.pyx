@@ -34,7 +34,8 @@ from loopfast.includes.python cimport (
     PyEval_SaveThread, PyObject_Call, PyTypeObject, call_vector, propagate, set_attribute,
 )
 from loopfast.includes.threads cimport (
-    LF_FREE_THREADED, lf_lend, lf_load_runner, lf_lock, lf_reset, lf_store_runner, lf_try_incref, lf_unlock,
+    LF_FREE_THREADED, lf_lend, lf_load_flag, lf_load_object, lf_load_runner, lf_lock, lf_reset, lf_store_flag,
+    lf_store_object, lf_store_runner, lf_try_incref, lf_unlock,
 )
 
 cdef enum:
@@ -306,7 +307,7 @@ cdef class LoopCore(LoopBuffers):
         self.close_late_handles()
         lf_lock(&self.mutex)
         self.closed_events = uv.lf_loop_events(&state.loop)
-        self.state = NULL
+        lf_store_object(<PyObject**> &self.state, NULL)
         lf_unlock(&self.mutex)
         state.may_block = False
         uv.uv_walk(&state.loop, close_foreign, NULL)
@@ -344,7 +345,7 @@ cdef class LoopCore(LoopBuffers):
                 self.cease_to_run()
 
     cdef int check_open(self) except -1:
-        if self._closed or self.state == NULL:
+        if lf_load_flag(&self.closed) or lf_load_object(<PyObject**> &self.state) == NULL:
             raise RuntimeError("Event loop is closed")
         return 0
 
@@ -531,6 +532,14 @@ cdef class LoopCore(LoopBuffers):
             finally:
                 if LF_FREE_THREADED:
                     self.cease_to_run()
+
+    @property
+    def _closed(self):
+        return bool(lf_load_flag(&self.closed))
+
+    @_closed.setter
+    def _closed(self, bint value):
+        lf_store_flag(&self.closed, value)
 
     @property
     def _thread_id(self):

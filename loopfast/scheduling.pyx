@@ -20,7 +20,21 @@ from loopfast.includes.python cimport (
     PyFloat_AsDouble, PyFloat_CheckExact, PyLong_CheckExact, PyMethodDef, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
     PyType_Modified, PyTypeObject, PyUnicode_Compare,
 )
-from loopfast.includes.threads cimport LF_FREE_THREADED
+from loopfast.includes.threads cimport LF_FREE_THREADED, lf_load_flag, lf_load_object
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    static inline int lf_settle(PyObject **place, PyObject *obj) {
+        PyObject *none = NULL;
+        return __atomic_compare_exchange_n(place, &none, obj, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    }
+    #else
+    static inline int lf_settle(PyObject **place, PyObject *obj) { *place = obj; return 1; }
+    #endif
+    """
+    # Without the GIL: store `obj` where nothing is yet; True if that was so.
+    bint lf_settle(PyObject** place, PyObject* obj) noexcept
 
 cdef str CONTEXT = sys.intern("context")
 cdef dict GENERIC = {}
@@ -46,7 +60,7 @@ cdef inline bint is_simple_call(Py_ssize_t nargs, Py_ssize_t needed, PyObject** 
         return False
     if kwnames == NULL:
         return True
-    if kwnames != known_keywords and not is_context_keyword(kwnames):
+    if kwnames != lf_load_object(&known_keywords) and not is_context_keyword(kwnames):
         return False
     if args[nargs] != Py_None:
         context[0] = args[nargs]
@@ -62,12 +76,13 @@ cdef bint is_context_keyword(PyObject* kwnames) noexcept:
     global known_keywords
     if PyTuple_GET_SIZE(kwnames) != 1 or PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), <PyObject*> CONTEXT) != 0:
         return False
-    if LF_FREE_THREADED and known_keywords != NULL:
-        # Another thread may just be comparing it: the first one stays.
-        return True
     Py_INCREF(kwnames)
-    Py_XDECREF(known_keywords)
-    known_keywords = kwnames
+    if not LF_FREE_THREADED:
+        Py_XDECREF(known_keywords)
+        known_keywords = kwnames
+    elif not lf_settle(&known_keywords, kwnames):
+        # Another thread may just be comparing it: the first one stays.
+        Py_DECREF(kwnames)
     return True
 
 
@@ -87,7 +102,7 @@ cdef inline PyObject* append_call(LoopCore loop, PyObject** args, Py_ssize_t nar
 
 cdef inline bint is_usual(LoopCore loop) noexcept:
     """True where no check is due: not closed, no debug mode, and without the GIL a loop that runs in this thread."""
-    return not (loop._debug or loop._closed or (LF_FREE_THREADED and not runs_here(loop)))
+    return not (loop._debug or lf_load_flag(&loop.closed) or (LF_FREE_THREADED and not runs_here(loop)))
 
 
 cdef PyObject* fast_call_soon(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
@@ -113,7 +128,7 @@ cdef PyObject* fast_call_soon_threadsafe(PyObject* self, PyObject** args, Py_ssi
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
     cdef PyObject* item
-    if loop._debug or loop._closed or not is_simple_call(nargs, 1, args, kwnames, &context):
+    if loop._debug or lf_load_flag(&loop.closed) or not is_simple_call(nargs, 1, args, kwnames, &context):
         return call_generic("call_soon_threadsafe", self, args, nargs, kwnames)
     if THREAD_SAFE_HANDLES:
         item = make_threadsafe_handle(loop, args[0], args + 1, nargs - 1, context)

@@ -29,6 +29,7 @@ from loopfast.includes.python cimport (
     PyVectorcall_Call, iternextfunc, propagate, vectorcallfunc,
 )
 from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
+from loopfast.includes.threads cimport lf_load_count, lf_load_number, lf_store_count, lf_store_number
 from loopfast.transports.base cimport FastProtocol, NativeTransport
 
 cdef object CFuture = asyncio.Future
@@ -93,10 +94,17 @@ def use_classes(reader, protocol, writer):
 cdef inline bint classes_are_plain() except -1:
     """Return True if asyncio's classes are as they were when this module was imported."""
     cdef unsigned int* known = versions
-    if ((<PyTypeObject*> Reader).tp_version_tag == known[0] and (<PyTypeObject*> Protocol).tp_version_tag == known[1]
-            and (<PyTypeObject*> Writer).tp_version_tag == known[2] and known[0] and known[1] and known[2]):
+    cdef unsigned int reader = lf_load_number(&known[0])
+    cdef unsigned int protocol = lf_load_number(&known[1])
+    cdef unsigned int writer = lf_load_number(&known[2])
+    if (version_of(Reader) == reader and version_of(Protocol) == protocol and version_of(Writer) == writer
+            and reader and protocol and writer):
         return True
     return compare_classes()
+
+
+cdef inline unsigned int version_of(object kind) noexcept:
+    return lf_load_number(&(<PyTypeObject*> kind).tp_version_tag)
 
 
 cdef bint compare_classes() except -1:
@@ -107,12 +115,11 @@ cdef bint compare_classes() except -1:
     # The interpreter numbers a class when something is looked up in it.
     for i, kind in enumerate((Reader, Protocol, Writer)):
         kind.__name__, getattr(kind, "drain", None)
-        versions[i] = (<PyTypeObject*> kind).tp_version_tag
+        lf_store_number(&versions[i], version_of(kind))
     return True
 
 
 cdef FastProtocol feed_for(LoopCore loop, object protocol):
-    global usual_protocol_attributes
     cdef StreamFeed feed
     if type(protocol) is not InheritedProtocol and type(protocol) is not Protocol:
         return None
@@ -133,7 +140,7 @@ cdef FastProtocol feed_for(LoopCore loop, object protocol):
     feed.usual_attributes = len(attributes)
     feed.reference_place = list(attributes).index(READER_REFERENCE)
     if protocol._client_connected_cb is not None:
-        usual_protocol_attributes = len(attributes)
+        lf_store_count(&usual_protocol_attributes, len(attributes))
     return feed
 
 
@@ -594,7 +601,7 @@ cdef bint has_drained(object writer) except -1:
         return False
     attributes = attributes_of(protocol)
     return (attribute(attributes, 1, PAUSED) == Py_False and attribute(attributes, 3, CONNECTION_LOST) == Py_False
-            and (len(attributes) == usual_protocol_attributes or DRAIN_HELPER not in attributes))
+            and (len(attributes) == lf_load_count(&usual_protocol_attributes) or DRAIN_HELPER not in attributes))
 
 
 # -------------------------------------------------------------------------------------------------------------- methods

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import gc
@@ -364,10 +365,10 @@ async def read_to_end(sock: socket.socket) -> bytes:
 
 def pattern(size: int) -> bytes:
     """Return *size* bytes in which a lost, repeated or exchanged piece shows."""
-    words = bytearray()
-    for number in range(size // 4 + 1):
-        words += number.to_bytes(4, "little")
-    return bytes(words[:size])
+    words = array.array("I", range(size // 4 + 1))
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words.tobytes()[:size]
 
 
 # ------------------------------------------------------------------------------------------------------------- programs

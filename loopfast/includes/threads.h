@@ -31,6 +31,9 @@ static inline void lf_store_runner(unsigned long *runner, unsigned long thread)
 }
 static inline Py_ssize_t lf_load_count(Py_ssize_t *count) { return __atomic_load_n(count, __ATOMIC_ACQUIRE); }
 static inline void lf_store_count(Py_ssize_t *count, Py_ssize_t value) { __atomic_store_n(count, value, __ATOMIC_RELEASE); }
+/* For what one thread changes while others may look. */
+#define lf_load(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
+#define lf_store(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
 
 #else
 #define LF_FREE_THREADED 0
@@ -46,6 +49,8 @@ static inline unsigned long lf_load_runner(unsigned long *runner) { return *runn
 static inline void lf_store_runner(unsigned long *runner, unsigned long thread) { *runner = thread; }
 static inline Py_ssize_t lf_load_count(Py_ssize_t *count) { return *count; }
 static inline void lf_store_count(Py_ssize_t *count, Py_ssize_t value) { *count = value; }
+#define lf_load(place) (*(place))
+#define lf_store(place, value) ((void)(*(place) = (value)))
 #endif
 
 #endif

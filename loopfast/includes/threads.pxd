@@ -23,3 +23,10 @@ cdef extern from "threads.h":
     void lf_store_runner(unsigned long* runner, unsigned long thread) noexcept
     Py_ssize_t lf_load_count(Py_ssize_t* count) noexcept
     void lf_store_count(Py_ssize_t* count, Py_ssize_t value) noexcept
+
+    bint lf_load_flag "lf_load"(bint* flag) noexcept
+    void lf_store_flag "lf_store"(bint* flag, bint value) noexcept
+    unsigned int lf_load_number "lf_load"(unsigned int* number) noexcept
+    void lf_store_number "lf_store"(unsigned int* number, unsigned int value) noexcept
+    PyObject* lf_load_object "lf_load"(PyObject** place) noexcept
+    void lf_store_object "lf_store"(PyObject** place, PyObject* obj) noexcept

@@ -8,8 +8,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
+from xml.etree import ElementTree
 
+import pytest
 from sanitized import AREA, copy_sources, joined
 
 SANITIZERS = "address,undefined"
@@ -41,6 +44,8 @@ ASAN_OPTIONS = {
 # Times that a test may take longer than usual. The sanitizers take three; the rest is for a busy machine, as hangs are
 # what the limits are for.
 SLOWNESS = 6
+# Seconds after which a folder of tests is ended.
+LONGEST = 2400
 UBSAN_OPTIONS = {"print_stacktrace": "1", "halt_on_error": "0"}
 
 
@@ -66,6 +71,7 @@ def main() -> int:
 
     if not sys.platform.startswith("linux"):
         sys.exit("error: make asan needs Linux")
+    started = time.monotonic()
     libraries = runtime_libraries()
     tree = AREA / "tree"
     copy_sources(tree)
@@ -80,36 +86,83 @@ def main() -> int:
     logs = AREA / "logs"
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir()
-    environment = {
-        **os.environ,
-        "LOOPFAST_SANITIZE": SANITIZERS,
-        "LOOPFAST_DEBUG": "1",
-        "LD_PRELOAD": " ".join(libraries),
-        "LOOPFAST_TEST_SLOWNESS": str(SLOWNESS),
-        # Blocks of the interpreter's own allocator would be one block to the sanitizer.
-        "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": str(tree),
-        "ASAN_OPTIONS": joined(ASAN_OPTIONS, logs, "asan"),
-        "UBSAN_OPTIONS": joined(UBSAN_OPTIONS, logs, "ubsan"),
-    }
     left_out = dict(LEFT_OUT)
     if options.with_parity:
         del left_out["tests/parity"]
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
-    command = [sys.executable, "-m", "pytest", "-m", "not slow and not interop", "-p", "no:cacheprovider"]
-    # On asyncio's own loop nothing of ours runs.
-    command += ["--loops", "loopfast", *(f"--ignore={name}" for name in left_out)]
-    has_place = any(not word.startswith("-") for word in options.arguments)
-    command += options.arguments if has_place else ["tests", *options.arguments]
-    status = subprocess.run(command, cwd=tree, env=environment).returncode
-
-    # A report of a process that a test started, and whose exit status nobody looked at, counts as well.
-    found = sorted(logs.iterdir())
-    for path in found:
-        print(f"---- {path.name}\n{path.read_text(errors='replace')}")
+    tests = Tests(tree, logs, libraries, left_out)
+    if any(not word.startswith("-") for word in options.arguments):
+        tests.run("what was named", options.arguments)
+    else:
+        for place in places(tree):
+            tests.run(place, [place, *options.arguments])
+    print(f"{tests.passed} tests passed in {(time.monotonic() - started) / 60:.0f} minutes, the build included")
+    for place in tests.bad:
+        print(f"FAILED: {place}")
+    found = sorted(logs.glob("*san.*"))
     print(f"sanitizers: {len(found)} reports" if found else "sanitizers: no report")
-    return status or bool(found)
+    return bool(tests.bad or found)
+
+
+def places(tree: Path) -> list[str]:
+    """Each folder of tests, and each file that is in none: a process that ends early takes only one of them with it."""
+    return sorted(
+        f"tests/{path.name}"
+        for path in (tree / "tests").iterdir()
+        if path.match("test_*.py") or (path.is_dir() and next(path.glob("test_*.py"), None))
+    )
+
+
+class Tests:
+    """Runs pytest on one place after the other, and counts."""
+
+    def __init__(self, tree: Path, logs: Path, libraries: list[str], left_out: dict[str, str]) -> None:
+        self.tree = tree
+        self.logs = logs
+        self.left_out = left_out
+        self.environment = {
+            **os.environ,
+            "LOOPFAST_SANITIZE": SANITIZERS,
+            "LOOPFAST_DEBUG": "1",
+            "LD_PRELOAD": " ".join(libraries),
+            "LOOPFAST_TEST_SLOWNESS": str(SLOWNESS),
+            # Blocks of the interpreter's own allocator would be one block to the sanitizer.
+            "PYTHONMALLOC": "malloc",
+            "PYTHONPATH": str(tree),
+            "ASAN_OPTIONS": joined(ASAN_OPTIONS, logs, "asan"),
+            "UBSAN_OPTIONS": joined(UBSAN_OPTIONS, logs, "ubsan"),
+        }
+        self.passed = 0
+        self.bad: list[str] = []
+
+    def run(self, place: str, arguments: list[str]) -> None:
+        if place in self.left_out:
+            return
+        print(f"---- {place}", flush=True)
+        results = self.logs / "results.xml"
+        results.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not interop", "-p", "no:cacheprovider"]
+        # On asyncio's own loop nothing of ours runs.
+        command += ["--loops", "loopfast", *(f"--ignore={name}" for name in self.left_out), f"--junitxml={results}"]
+        before = set(self.logs.glob("*san.*"))
+        with subprocess.Popen([*command, *arguments], cwd=self.tree, env=self.environment) as process:
+            try:
+                status = process.wait(LONGEST)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                print(f"it did not end within {LONGEST} s")
+                status = -1
+        if results.exists():
+            suite = ElementTree.parse(results).getroot()[0]
+            count = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
+            self.passed += count["tests"] - count["failures"] - count["errors"] - count["skipped"]
+        # A report of a process that a test started, and whose exit status nobody looked at, counts as well.
+        reports = sorted(set(self.logs.glob("*san.*")) - before)
+        for path in reports:
+            print(f"---- {path.name}\n{path.read_text(errors='replace')}")
+        if reports or status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            self.bad.append(f"{place}: exit status {status}, {len(reports)} reports")
 
 
 if __name__ == "__main__":
