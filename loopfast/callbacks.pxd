@@ -145,6 +145,9 @@ cdef class CallbackQueues:
     # --- what a poll brings
     cdef int push_event(self, PyObject* handle) except -1
     cdef int merge_events(self, Py_ssize_t first) except -1
+    # The timers that are due at `now`, but for those numbered `before_turn` and more.
+    cdef int collect_due_timers(self, uint64_t before_turn, double now) except -1
+    cdef int collect_around_new_timers(self, uint64_t before_turn, double now) except -1
 
     # --- the context
     cdef int enter_context(self, PyObject* context) except -1

@@ -479,6 +479,44 @@ cdef class CallbackQueues:
         self.event_head = self.event_count = 0
         return 0
 
+    # ------------------------------------------------------------------------------------------------- due timers
+
+    cdef int collect_due_timers(self, uint64_t before_turn, double now) except -1:
+        """Move the timers that are due to the events of this turn, in the order of their deadlines.
+
+        But for those that this turn made, whose number is not below *before_turn*: they come after what it scheduled.
+        """
+        cdef PyObject* timer
+        while self.timer_count:
+            timer = self.heap[0]
+            if (<TimerHandle> timer).key > now:
+                break
+            if (<TimerHandle> timer).sequence >= before_turn:
+                return self.collect_around_new_timers(before_turn, now)
+            self.push_event(timer)
+            self.heap_remove(<TimerHandle> timer)
+            Py_DECREF(timer)
+        return 0
+
+    cdef int collect_around_new_timers(self, uint64_t before_turn, double now) except -1:
+        """collect_due_timers() where the first deadline, which is past, is that of a timer that this turn made."""
+        cdef list new = []
+        cdef TimerHandle timer
+        try:
+            while self.timer_count and (<TimerHandle> self.heap[0]).key <= now:
+                timer = <TimerHandle> self.heap[0]
+                if timer.sequence >= before_turn:
+                    new.append(timer)
+                else:
+                    self.push_event(<PyObject*> timer)
+                self.heap_remove(timer)
+                Py_DECREF(<PyObject*> timer)
+        finally:
+            for timer in new:
+                if not timer.is_cancelled:
+                    self.heap_place(timer)
+        return 0
+
     # ------------------------------------------------------------------------------------------------- context
 
     cdef int enter_context(self, PyObject* context) except -1:

@@ -192,8 +192,6 @@ cdef class LoopCore(LoopBuffers):
     cdef int wait(self) except -1
     cdef int wait_finely(self, double deadline) except -1
     cdef int poll(self, uv.uv_run_mode mode) except -1
-    cdef int collect_due_timers(self, uint64_t before_turn) except -1
-    cdef int collect_around_new_timers(self, uint64_t before_turn, double now) except -1
     cdef int run_ready(self, Py_ssize_t remaining) except -1
     cdef int run_events(self) except -1
     cdef int look_at_the_clock(self) except -1

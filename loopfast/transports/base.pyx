@@ -265,7 +265,7 @@ cdef class NativeTransport(UVHandle):
             self.protocol = protocol
             return 0
         # Dropped once the lock is free.
-        previous = self.protocol
+        _previous = self.protocol
         lf_lock(&self.loop.mutex)
         self.protocol = protocol
         lf_unlock(&self.loop.mutex)
