@@ -573,7 +573,7 @@ cdef class LoopCore(LoopBuffers):
             self.batch = self.ready_count
             if self.timer_count:
                 # Those just made too: this is a turn of its own, but for the poll.
-                self.collect_due_timers(self.timer_sequence)
+                self.collect_due_timers(self.timer_sequence, self.now())
             self.run_ready(self.batch)
             if self.event_count:
                 self.run_events()
