@@ -24,6 +24,9 @@ SETUP := $(RUN) setup.py -q build_ext --inplace -j$(JOBS)
 PYTEST := $(RUN) -m pytest
 # Most tests wait more than they compute. Files stay whole, as some have a server or a certificate of their own.
 SIDE_BY_SIDE := -n $(shell expr $(JOBS) + 1) --dist loadfile
+# zig compiles for a glibc that is older than this machine's. With others there is only the machine's own.
+GLIBC ?= $(if $(shell getconf GNU_LIBC_VERSION 2>/dev/null),2.28)
+ZIG = $(CURDIR)/$(RUN) -m ziglang cc -target $(shell uname -m)-linux-gnu.$(GLIBC)
 LIBUV := $(if $(filter 1,$(LOOPFAST_SYSTEM_LIBUV)),,vendor/libuv/include/uv.h)
 LISTED := import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(p
 
@@ -111,10 +114,10 @@ tsan: build
 soak: build $(VENV)/.extra-test
 	@$(RUN) tests/soak --minutes $(MINUTES) $(ARGS)
 
-## wheels: sdist and wheel into dist/, on Linux repaired for other machines
-wheels: $(LIBUV) $(VENV)/.extra-dev
+## wheels: sdist and wheel into dist/, on Linux for glibc from 2.28 on (GLIBC=2.17 for older ones, GLIBC= for this machine's)
+wheels: $(LIBUV) $(VENV)/.extra-dev $(if $(GLIBC),$(VENV)/.extra-cross)
 	@rm -rf dist build/wheel
-	$(RUN) -m build --outdir build/wheel
+	$(if $(GLIBC),CC="$(ZIG)" LDSHARED="$(ZIG) -shared") $(RUN) -m build --outdir build/wheel
 	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
 	@if [ "$$(uname -s)" = Linux ]; then PATH="$(CURDIR)/$(BIN):$$PATH" $(RUN) -m auditwheel repair --strip --wheel-dir dist build/wheel/*.whl; \
 	else mv build/wheel/*.whl dist/; fi
