@@ -148,8 +148,8 @@ def check_installation() -> str:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=300)
         python = Path(folder, "Scripts/python.exe" if os.name == "nt" else "bin/python")
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([*pip, "install", the_only("*.whl")], check=True, timeout=300)
+        pip = [python, "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--quiet", "install", the_only("*.whl")], check=True, timeout=300)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         ask = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "check": True, "timeout": 120}
         listed = subprocess.run([*pip, "list", "--format", "freeze"], **ask).stdout

@@ -69,7 +69,7 @@ LEFT_OUT = {
 }
 
 #: The chapters of libuv's documentation, in its order, and the modules that hold them.
-CHAPTERS = {
+CHAPTERS: dict[str, tuple[str, ...]] = {
     "Error handling": ("errors",),
     "Event loop": ("loop",),
     "Base handle": ("handle",),
