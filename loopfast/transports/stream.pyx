@@ -101,7 +101,9 @@ cdef void on_uv_read(uv.uv_stream_t* handle, ssize_t size, const uv.uv_buf_t* bu
         uv.uv_read_stop(handle)
         if not stream.in_flight:
             stream.unkeep()
-    elif size < 0:
+        if stream.closing:
+            size = 0
+    if size < 0:
         guarded_read_end(stream, size)
     elif size > 0:
         if stream.loop.timing and not stream.loop.timed_since:
@@ -354,14 +356,10 @@ cdef class StreamTransport(NativeTransport):
         return 0
 
     cdef int on_deferred(self) except -1:
-        """Do now what libuv's callbacks left, in their order."""
+        """Do now what libuv's callbacks left, in their order: what a peer has said that is gone comes before the error
+        of a write."""
         cdef uv.uv_buf_t buf
         cdef ssize_t size = uv.UV_ENOBUFS
-        if self.written:
-            self.written = False
-            if self.handle != NULL:
-                self.on_written(self.write_status)
-                self.loop.leave_context()
         if self.handle != NULL and self.reading:
             buf.base = NULL
             buf.len = 0
@@ -376,6 +374,11 @@ cdef class StreamTransport(NativeTransport):
                 elif size == -EAGAIN:
                     size = 0
             on_uv_read(<uv.uv_stream_t*> self.handle, size, &buf)
+        if self.written:
+            self.written = False
+            if self.handle != NULL:
+                self.on_written(self.write_status)
+                self.loop.leave_context()
         return 0
 
     cdef int lend_buffer(self, uv.uv_buf_t* buf) except -1:
@@ -394,8 +397,8 @@ cdef class StreamTransport(NativeTransport):
         if result == NULL:
             exit_context(self.loop)
             return self.on_protocol_raised("Fatal error: protocol.get_buffer() call failed.")
-        if self.handle == NULL or self.closing or not self.reading:
-            # get_buffer() closed or paused the transport: read nothing.
+        if self.handle == NULL or self.closing:
+            # get_buffer() closed the transport: read nothing. Where it paused, this read is still done, as by asyncio.
             Py_DECREF(result)
         elif lf_plain_buffer(result, &base, &size) and size > 0:
             # libuv reads at once and then calls on_uv_read(): neither context nor memory needs more than this.
@@ -417,6 +420,9 @@ cdef class StreamTransport(NativeTransport):
                 if self.export == NULL:
                     raise MemoryError("no memory for a view of the protocol's buffer")
             PyObject_GetBuffer(buffer, self.export, PyBUF_WRITABLE)
+        except BufferError:
+            wrong = TypeError(f"get_buffer() has to return a writable bytes-like object, got {type(buffer).__name__!r}")
+            return self.on_protocol_error(wrong, "Fatal error: protocol.get_buffer() call failed.")
         except BaseException as exc:
             return self.on_protocol_error(exc, "Fatal error: protocol.get_buffer() call failed.")
         if self.export.len == 0:

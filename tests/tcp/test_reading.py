@@ -7,7 +7,7 @@ import asyncio
 import socket
 
 import pytest
-from support import BufferedRecorder, Recorder, pattern, run_program, settle, transport_and_peer, until
+from support import BufferedRecorder, Recorder, pattern, run_program, settle, tcp_pair, transport_and_peer, until
 
 
 async def send_all(loop, sock, data):
@@ -210,16 +210,27 @@ async def test_switching_between_plain_and_buffered(loop):
         assert await buffered.received(8) == b"buffered"
 
 
-@pytest.mark.parametrize("answer", [bytearray(), b"read-only", None, 7])
-async def test_a_bad_buffer_costs_the_connection(loop, reports, answer):
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (bytearray(), RuntimeError),
+        (b"read-only", TypeError),
+        (memoryview(bytearray(8))[::2], TypeError),
+        (None, TypeError),
+        (7, TypeError),
+    ],
+)
+async def test_a_bad_buffer_costs_the_connection(loop, reports, answer, error):
     class Protocol(BufferedRecorder):
         def get_buffer(self, sizehint):
             return answer
 
     async with transport_and_peer(Protocol) as (_, protocol, peer):
         peer.send(b"x")
-        assert isinstance(await protocol.lost, Exception)
-        assert reports.take()["transport"] is not None
+        assert isinstance(await protocol.lost, error)
+        report = reports.take()
+        assert isinstance(report["exception"], error)
+        assert report["transport"] is not None
 
 
 async def test_a_buffered_protocol_may_close_in_get_buffer(loop):
@@ -231,6 +242,80 @@ async def test_a_buffered_protocol_may_close_in_get_buffer(loop):
     async with transport_and_peer(Protocol) as (_, protocol, peer):
         peer.send(b"x")
         assert await protocol.lost is None
+
+
+async def test_a_buffered_protocol_may_pause_in_get_buffer(loop):
+    """The read that the buffer was asked for is still done: so a protocol may ask for one read at a time."""
+
+    class Sparing(asyncio.BufferedProtocol):
+        def __init__(self):
+            self.buffer, self.data, self.lost = bytearray(7), bytearray(), loop.create_future()
+
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def get_buffer(self, sizehint):
+            self.transport.pause_reading()
+            return self.buffer
+
+        def buffer_updated(self, nbytes):
+            self.data += self.buffer[:nbytes]
+            loop.call_later(0.001, self.transport.resume_reading)
+
+        def connection_lost(self, exc):
+            self.lost.set_result(exc)
+
+    for busy in (False, True):
+        async with transport_and_peer(Sparing) as (_, protocol, peer):
+            stop = keep_busy(loop) if busy else lambda: None
+            peer.send(b"0123456789" * 3)
+            await until(lambda protocol=protocol: len(protocol.data) == 30)
+            assert protocol.data == b"0123456789" * 3
+            peer.close()
+            assert await protocol.lost is None
+            stop()
+
+
+async def test_a_protocol_that_leaves_and_raises_is_named_as_the_one_it_was(loop, reports):
+    class Leaving(BufferedRecorder):
+        def buffer_updated(self, nbytes):
+            self.transport.set_protocol(Recorder())
+            raise ValueError("after set_protocol()")
+
+    async with transport_and_peer(Leaving) as (transport, _, peer):
+        peer.send(b"x")
+        await until(transport.is_closing)
+    assert "buffer_updated()" in reports.take()["message"]
+
+
+def keep_busy(loop):
+    """Have a callback ready in every turn until what this returns is called."""
+    handles = []
+
+    def tick():
+        handles[:] = [loop.call_soon(tick)]
+
+    tick()
+    return lambda: handles[0].cancel()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_what_a_peer_said_before_it_went_is_heard(loop, kind, busy):
+    """Though the end of the peer is first felt by what is still to be written to it."""
+    mine, peer = tcp_pair() if kind == "tcp" else socket.socketpair()
+    mine.setblocking(False)
+    connect = loop.create_connection if kind == "tcp" else loop.create_unix_connection
+    transport, protocol = await connect(Recorder, sock=mine)
+    stop = keep_busy(loop) if busy else lambda: None
+    transport.write(b"x" * 5_000_000)
+    await settle()
+    peer.send(b"last words")
+    peer.close()
+    error = await protocol.lost
+    stop()
+    assert protocol.data == b"last words"
+    assert isinstance(error, ConnectionError)
 
 
 async def test_the_lent_buffer_is_given_back(loop):
