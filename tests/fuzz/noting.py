@@ -9,12 +9,7 @@ import struct
 from typing import Any
 
 from hypothesis import strategies as st
-from twins import World, content, outcome, shown
-
-
-class Bang(BaseException):
-    """What no code expects."""
-
+from twins import Bang, World, content, outcome, shown
 
 ERRORS: dict[str, type[BaseException]] = {
     "ValueError": ValueError,
@@ -65,6 +60,8 @@ class Noting(asyncio.BaseProtocol):
     def __init__(self, world: World, subject: str, script: dict[str, Any]) -> None:
         self.world, self.subject, self.script = world, subject, dict(script)
         self.transport: Any = None
+        #: connection_lost() has returned: asyncio's transport has no loop any more, which some of its methods need.
+        self.is_lost = False
 
     def act(self, event: str) -> None:
         for name, value in self.script.pop(event, ()):
@@ -87,7 +84,10 @@ class Noting(asyncio.BaseProtocol):
         if exc is not None:
             self.world.cut.add(self.subject)
         self.world.note(self.subject, "lost", shown(exc))
-        self.act("lost")
+        try:
+            self.act("lost")
+        finally:
+            self.is_lost = True
 
     def pause_writing(self) -> None:
         self.world.note(self.subject, "pause")
@@ -130,6 +130,8 @@ PROTOCOLS: dict[str, type[Noting]] = {"plain": Plain, "buffered": Buffered, "sma
 
 
 def write(end: Noting, value: tuple[str, int]) -> Any:
+    if end.is_lost:
+        return "not called"
     form, size = value
     data: Any = content(size, size)
     if form == "bytearray":
@@ -140,6 +142,8 @@ def write(end: Noting, value: tuple[str, int]) -> Any:
 
 
 def write_wrong(end: Noting, value: Any) -> Any:
+    if end.is_lost:
+        return "not called"
     return end.transport.write(value)
 
 
@@ -156,7 +160,7 @@ def set_limits(end: Noting, value: tuple[Any, Any]) -> Any:
 
 def set_protocol(end: Noting, value: str) -> Any:
     other = PROTOCOLS[value](end.world, end.subject, end.script)
-    other.transport = end.transport
+    other.transport, other.is_lost = end.transport, end.is_lost
     if end.world.things.get(end.subject) is not None:
         end.world.things[end.subject] = other
     return end.transport.set_protocol(other)
@@ -169,6 +173,8 @@ def get_extra(end: Noting, value: None) -> Any:
 
 
 def abort(end: Noting, value: None) -> Any:
+    if end.is_lost:
+        return "not called"
     end.world.cut.add(end.subject)
     return end.transport.abort()
 

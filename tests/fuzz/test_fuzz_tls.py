@@ -250,7 +250,9 @@ def history(kind: str, contexts: Contexts, side: str, version: str, damage: Any,
             world.note("end", name, outcome(operation, protocol, argument))
         world.drain()
     if protocol.transport is not None:
-        protocol.transport.close()
+        # asyncio's code forgets the connection at a second close(), and abort() does nothing then.
+        if not protocol.transport.is_closing():
+            protocol.transport.close()
         world.drain()
         if is_silent:
             # It closes within its time, whatever the other end does.

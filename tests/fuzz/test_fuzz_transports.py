@@ -150,7 +150,7 @@ class Transports(Twins):
             for thing in world.things.values():
                 if isinstance(thing, Peer):
                     thing.close()
-                elif thing.transport is not None:
+                elif thing.transport is not None and not thing.is_lost:
                     thing.script = {"eof_result": None}
                     thing.transport.abort()
         super().teardown()

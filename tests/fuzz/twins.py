@@ -55,11 +55,15 @@ def shown(value: Any) -> Any:
     return f"<{type(value).__name__}>" if type(value).__module__ == "builtins" else "<object>"
 
 
+class Bang(BaseException):
+    """What no code expects."""
+
+
 def outcome(function: Callable[..., Any], *args: Any) -> Any:
     """Call *function* and return what it returned or raised, as it is to be compared."""
     try:
         return shown(function(*args))
-    except Exception as exc:
+    except (Exception, Bang) as exc:
         return ("raised", shown(exc))
 
 
