@@ -2,7 +2,7 @@
 
 Metadata lives in pyproject.toml. Switches (environment): LOOPFAST_DEBUG=1, LOOPFAST_SYSTEM_LIBUV=1,
 LOOPFAST_SANITIZE=address,undefined, LOOPFAST_LIBUV_SOURCE=PATH, LOOPFAST_JOBS=N. Generated C goes to build/c, by
-`setup.py translate` nothing but that; with LOOPFAST_TRANSLATED=1 it is compiled as it is there.
+`setup.py translate` nothing but that; with LOOPFAST_TRANSLATED=1 Cython's is compiled as it is there.
 """
 
 from __future__ import annotations
@@ -151,14 +151,14 @@ class BuildExtensions(build_ext):
     def translate(self) -> None:
         """Let every extension that is written in something else have C sources, below build/c."""
         pyx = [ext for ext in self.extensions if any(source.endswith(".pyx") for source in ext.sources)]
-        cffi = [ext for ext in self.extensions if isinstance(ext, CffiExtension)]
         if libuv_build.flag("LOOPFAST_TRANSLATED"):
-            for ext in (*pyx, *cffi):
+            for ext in pyx:
                 ext.sources = [generated_c(ext)]
-            return
-        self.cythonize(pyx)
-        for ext in cffi:
-            self.generate_cffi(ext)
+        else:
+            self.cythonize(pyx)
+        for ext in self.extensions:
+            if isinstance(ext, CffiExtension):
+                self.generate_cffi(ext)
 
     def cythonize(self, extensions: list[Extension]) -> None:
         """Translate what changed to C below build/c and let `extensions` name the result as their source."""
@@ -254,7 +254,7 @@ class BuildExtensions(build_ext):
 
 
 class Translate(BuildExtensions):
-    """`translate`: the C code alone, which is the same for every interpreter."""
+    """`translate`: the C code alone. Cython's is the same for every interpreter, cffi's is not."""
 
     description = "translate the extensions to C, below build/c"
 
