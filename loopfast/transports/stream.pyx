@@ -13,6 +13,7 @@ from asyncio.log import logger
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
+from cpython.type cimport PyType_IsSubtype
 from libc.errno cimport EAGAIN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -202,6 +203,8 @@ cdef int deliver_raw(StreamTransport stream, char* data, ssize_t size) noexcept:
         receiver.stream_loop = stream.loop
         status = receiver.receive(data, size)
         exit_context(stream.loop)
+    if status < 0 and PyType_IsSubtype(type(receiver), BufferedProtocol):
+        return BUFFER_UPDATED_RAISED
     return status
 
 
@@ -446,6 +449,7 @@ cdef class StreamTransport(NativeTransport):
 
     cdef int on_protocol_error(self, object exception, str message) except -1:
         # Exception handler and connection_lost() see the context of the callback that failed.
+        send_before_end(self)
         self.loop.enter_context(self.context)
         self.fatal_error(exception, message)
         return self.loop.leave_context()
@@ -755,10 +759,11 @@ cdef class StreamTransport(NativeTransport):
         return 0
 
     cdef bint is_sending(self) noexcept:
-        return self.in_flight > 0
+        return self.in_flight > 0 and not self.conn_lost
 
     cdef size_t unsent(self) noexcept:
-        if self.handle == NULL:
+        if self.handle == NULL or self.conn_lost:
+            # What an abort() has left with libuv goes with the handle.
             return 0
         return self.queued + uv.uv_stream_get_write_queue_size(<uv.uv_stream_t*> self.handle)
 
@@ -842,9 +847,16 @@ cdef class StreamTransport(NativeTransport):
         """
         if self.handle == NULL or handed_over(self, "abort"):
             return
-        if self.queued and not self.in_flight:
-            self.flush()
+        send_before_end(self)
         self.force_close(None)
+
+    def _fatal_error(self, exc, message="Fatal error on transport"):
+        send_before_end(self)
+        NativeTransport._fatal_error(self, exc, message)
+
+    def _force_close(self, exc):
+        send_before_end(self)
+        NativeTransport._force_close(self, exc)
 
     cdef int on_lost(self, object exception) except -1:
         self.receiver = None
@@ -873,6 +885,13 @@ cdef class StreamTransport(NativeTransport):
 
     def _reset_empty_waiter(self):
         self.empty_waiter = None
+
+
+cdef inline int send_before_end(StreamTransport self) except -1:
+    """The connection ends at once: what was written before in this turn is sent, as asyncio has done by then."""
+    if self.queued and not self.in_flight:
+        self.flush()
+    return 0
 
 
 cdef inline bint can_gather(StreamTransport self) noexcept:

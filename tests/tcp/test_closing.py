@@ -14,9 +14,11 @@ import weakref
 
 import pytest
 from support import (
+    BufferedRecorder,
     Echo,
     Recorder,
     pattern,
+    program,
     read_exactly,
     read_to_end,
     serving,
@@ -166,6 +168,67 @@ async def test_abort_after_close_with_data_queued(loop):
         transport.abort()
         assert await protocol.lost is None
         assert transport.get_write_buffer_size() == 0
+
+
+async def test_what_was_written_before_a_callback_raised_is_sent(loop, reports):
+    """An error costs the connection, not the answer."""
+    for protocol, callback in (
+        (Recorder, "data_received"),
+        (BufferedRecorder, "buffer_updated"),
+        (Recorder, "eof_received"),
+    ):
+
+        class Protocol(protocol):
+            def fails(self, *args):
+                self.transport.write(b"an answer, ")
+                self.transport.writelines([b"and ", b"another"])
+                raise ValueError("afterwards")
+
+        setattr(Protocol, callback, Protocol.fails)
+        async with transport_and_peer(Protocol) as (_, made, peer):
+            if callback == "eof_received":
+                peer.shutdown(socket.SHUT_WR)
+            else:
+                peer.send(b"x")
+            assert await read_to_end(peer) == b"an answer, and another", callback
+            assert str(await made.lost) == "afterwards"
+        assert str(reports.take()["exception"]) == "afterwards"
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit(3)"])
+def test_what_was_written_before_the_run_was_ended_is_sent(loop_kind, error):
+    code = f"""
+    from support import tcp_pair, Recorder, read_exactly
+    mine, peer = tcp_pair()
+    async def main():
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(Recorder, sock=mine)
+        def end():
+            transport.write(b"a last word")
+            raise {error}
+        loop.call_soon(end)
+        await loop.create_future()
+    loop = new_event_loop()
+    try:
+        loop.run_until_complete(main())
+    except BaseException as exc:
+        print(repr(exc))
+    peer.settimeout(10)
+    print(peer.recv(100))
+    os._exit(0)
+    """
+    with program(loop_kind, code, "-u") as process:
+        out, err = process.communicate(timeout=25)
+    assert out.splitlines() == [error if "(" in error else error + "()", "b'a last word'"], err
+
+
+async def test_nothing_is_left_to_send_after_an_abort(loop):
+    async with transport_and_peer() as (transport, _, _):
+        transport.write(bytes(8_000_000))
+        assert transport.get_write_buffer_size() > 0
+        transport.abort()
+        assert transport.get_write_buffer_size() == 0
+        assert "write=<idle, bufsize=0>" in repr(transport)
 
 
 async def test_a_reset_while_closing_with_data_queued(loop):

@@ -243,6 +243,39 @@ async def test_a_cancelled_sendfile(loop, contexts):
 # ------------------------------------------------------------------------------------------------------------- TLS 1.3
 
 
+async def test_data_received_that_raises_after_writing(loop, contexts, reports):
+    """What was written is sent."""
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            self.transport.write(b"an answer")
+            raise ValueError("afterwards")
+
+    async with tls_pair(contexts, client=Protocol) as (client, server):
+        server.transport.write(b"x")
+        await server.received(len(b"an answer"))
+        assert str(await client.lost) == "afterwards"
+        assert bytes(server.data) == b"an answer"
+    report = reports.take()
+    assert report["message"] == "Fatal error on SSL protocol"
+    assert str(report["exception"]) == "afterwards"
+
+
+async def test_connection_made_that_raises(loop, contexts, reports):
+    """The report names the callback of TLS, which the transport called."""
+
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            raise ValueError("made")
+
+    async with tls_server(contexts, Recorder) as (_, address):
+        with pytest.raises(ValueError, match="made"):
+            await connect(contexts, address, Protocol)
+    report = reports.take()
+    assert report["message"] == "Fatal error: protocol.buffer_updated() call failed."
+    assert str(report["exception"]) == "made"
+
+
 async def test_session_tickets_are_no_data(loop, contexts):
     async with tls_and_peer(contexts, version="TLSv1.3") as (transport, protocol, peer):
         await settle(10)
