@@ -143,10 +143,12 @@ class WritePipeTransport(Writer):
         """
         cdef Py_ssize_t written
         if type(data) is not bytes or not data or self._buffer or self._conn_lost or self._closing:
-            return write_slowly(self, data)
+            write_slowly(self, data)
+            return
         written = write_once(self._fileno, <PyObject*> data)
         if written < 0:
-            return write_slowly(self, data)
+            write_slowly(self, data)
+            return
         count_sent(self._loop, written)
         if written < PyBytes_GET_SIZE(<PyObject*> data):
             self._loop._add_writer(self._fileno, self._write_ready)

@@ -77,6 +77,7 @@ async def test_writing(loop):
         assert transport.can_write_eof() and not transport.is_closing()
         assert transport.write(b"at once") is None
         assert file.read(100) == b"at once"
+        assert transport.write(bytearray()) is None
         transport.writelines([b"several", bytearray(b" "), memoryview(b"pieces")])
         assert await read(file, 14) == b"several pieces"
         transport.writelines(iter([b"x", b"y"]))
