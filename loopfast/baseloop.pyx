@@ -338,7 +338,10 @@ cdef class BaseLoop(LoopCore):
             (<StreamTransport> transport).at_once = not self.gathering
             (<StreamTransport> transport).sockname = source.local_name
             if self._debug:
-                logger.debug("%r got a new connection: %r", source.server, transport)
+                logger.debug(
+                    "%r got a new connection from %r: %r",
+                    source.server, transport.get_extra_info("peername"), transport.get_extra_info("socket"),
+                )
         except (SystemExit, KeyboardInterrupt):
             if not owned:
                 lf_close_socket(fd)

@@ -104,6 +104,21 @@ def test_slow_tasks_are_logged(debugging, caplog):
     assert "dawdle" in caplog.text
 
 
+def test_accepted_connections_are_logged(debugging, caplog):
+    caplog.set_level("DEBUG", "asyncio")
+
+    async def main():
+        server = await debugging.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        transport, _ = await debugging.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+        name = transport.get_extra_info("sockname")
+        while f"got a new connection from {name}" not in caplog.text:
+            await asyncio.sleep(0.001)
+        transport.close()
+        server.close()
+
+    debugging.run_until_complete(main())
+
+
 def test_slow_callbacks_are_not_logged_otherwise(loop, caplog):
     loop.slow_callback_duration = 0
     loop.call_soon(time.sleep, 0.001)
