@@ -165,7 +165,8 @@ cdef class NativeTransport(UVHandle):
             if self.socket_view is None:
                 # One object for ever, as users compare it: it follows the socket, which is detached at the end.
                 sock = self.socket_object() if self.handle != NULL else closed_socket(self.family())
-                self.socket_view = trsock.TransportSocket(sock)
+                self.socket_view = view = TransportSocket(sock)
+                view._transport = weakref.ref(self)
             return self.socket_view
         return default
 
@@ -437,6 +438,28 @@ def _begin(NativeTransport transport not None):
 
 # A function for all, not a bound method for each.
 cdef object BEGIN = _begin
+
+
+class TransportSocket(trsock.TransportSocket):
+    """The socket of a transport as users see it. What was written before leaves before it is used by itself."""
+
+    __slots__ = ("_transport",)
+
+    def fileno(self):
+        send_written(self._transport())
+        return self._sock.fileno()
+
+    def dup(self):
+        send_written(self._transport())
+        return self._sock.dup()
+
+    def shutdown(self, how):
+        send_written(self._transport())
+        self._sock.shutdown(how)
+
+
+cdef int send_written(NativeTransport transport) except -1:
+    return 0 if transport is None else transport.flush()
 
 
 cdef object closed_socket(int family):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 
 import pytest
 from support import Recorder, pattern, read_exactly, read_to_end, settle, transport_and_peer, until
@@ -222,4 +224,22 @@ async def test_new_limits_do_not_pause_for_what_can_be_sent(loop):
         transport.set_write_buffer_limits(0)
         transport.write(b"second")
         assert await read_exactly(peer, 11) == b"firstsecond"
+        assert protocol.events == ["made"]
+
+
+@pytest.mark.parametrize("way", ["shutdown", "dup", "fileno"])
+async def test_the_socket_is_used_after_what_was_written(loop, way):
+    """A socket that was asked for long before: what goes past the transport comes after what it was given."""
+    async with transport_and_peer() as (transport, protocol, peer):
+        sock = transport.get_extra_info("socket")
+        transport.write(b"written, ")
+        if way == "shutdown":
+            sock.shutdown(socket.SHUT_WR)
+        elif way == "dup":
+            with sock.dup() as other:
+                other.send(b"sent")
+        else:
+            os.write(sock.fileno(), b"sent")
+        expected = b"written, " + (b"" if way == "shutdown" else b"sent")
+        assert await read_exactly(peer, len(expected)) == expected
         assert protocol.events == ["made"]
