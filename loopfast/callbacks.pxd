@@ -51,6 +51,8 @@ cdef class TimerHandle(Handle):
         # The deadline as the caller gave it, in seconds of loop.time(), and as the heap orders it (NaN is due at once).
         double deadline
         double key
+        # The deadline itself where it is no float, else None: asyncio gives back what call_at() was given.
+        object given
         # Equal deadlines run in the order of creation.
         uint64_t sequence
         # Position in the loop's heap, -1 outside it.
@@ -177,7 +179,7 @@ cdef class CallbackQueues:
 
     # --- the generic scheduling calls
     cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread)
-    cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method)
+    cdef object new_timer(self, object when, object callback, tuple args, object context, str method)
     cdef int check_call(self, object callback, str method, bint check_thread) except -1
     # Without the GIL: raises where another thread runs the loop.
     cdef int check_not_elsewhere(self) except -1

@@ -204,11 +204,11 @@ cdef class TimerHandle(Handle):
 
     def when(self) -> float:
         """Return the deadline in seconds of `loop.time()`."""
-        return self.deadline
+        return self.deadline if self.given is None else self.given
 
     @property
     def _when(self):
-        return self.deadline
+        return self.when()
 
     @property
     def _scheduled(self):
@@ -222,7 +222,7 @@ cdef class TimerHandle(Handle):
         return AsyncioTimerHandle
 
     def __hash__(self):
-        return hash(self.deadline)
+        return hash(self.when())
 
     def __lt__(self, other):
         return AsyncioTimerHandle.__lt__(self, other)
@@ -636,14 +636,13 @@ cdef class CallbackQueues:
         """Schedule *callback* to run after *delay* seconds."""
         if delay is None:
             raise TypeError("delay must not be None")
-        cdef object deadline = self.time() + delay
-        return self.new_timer(PyFloat_AsDouble(<PyObject*> deadline), callback, args, context, "call_at")
+        return self.new_timer(self.time() + delay, callback, args, context, "call_at")
 
     def call_at(self, when, callback, *args, context=None):
         """Schedule *callback* to run at *when*, in seconds of `time()`."""
         if when is None:
             raise TypeError("when cannot be None")
-        return self.new_timer(PyFloat_AsDouble(<PyObject*> when), callback, args, context, "call_at")
+        return self.new_timer(when, callback, args, context, "call_at")
 
     cdef object new_call(self, object callback, tuple args, object context, str method, bint check_thread):
         cdef PyObject* item
@@ -662,8 +661,9 @@ cdef class CallbackQueues:
         self.push(item)
         return handle
 
-    cdef object new_timer(self, double deadline, object callback, tuple args, object context, str method):
+    cdef object new_timer(self, object when, object callback, tuple args, object context, str method):
         cdef TimerHandle timer
+        cdef double deadline = PyFloat_AsDouble(<PyObject*> when)
         self.check_open()
         self.check_not_elsewhere()
         if self._debug:
@@ -672,6 +672,8 @@ cdef class CallbackQueues:
         fill_handle(<PyObject*> timer, self, <PyObject*> callback, (<PyTupleObject*> args).ob_item, len(args),
                     NULL if context is None else <PyObject*> context)
         set_deadline(timer, deadline)
+        if type(when) is not float:
+            timer.given = when
         self.heap_push(timer)
         return timer
 

@@ -168,9 +168,13 @@ cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs
 cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
     cdef LoopCore loop = <LoopCore> self
     cdef PyObject* context
+    cdef PyObject* timer
     if not is_usual(loop) or not is_simple_call(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
         return call_generic("call_at", self, args, nargs, kwnames)
-    return plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
+    timer = plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
+    if not PyFloat_CheckExact(args[0]):
+        (<TimerHandle> timer).given = <object> args[0]
+    return timer
 
 
 cdef PyMethodDef[4] FAST_METHODS

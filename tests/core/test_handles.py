@@ -7,6 +7,7 @@ import contextvars
 import gc
 import sys
 import weakref
+from fractions import Fraction
 
 import pytest
 
@@ -76,6 +77,21 @@ def test_when(loop):
     assert before + 50 <= handle.when() <= loop.time() + 50
     handle.cancel()
     assert isinstance(handle.when(), float)
+
+
+@pytest.mark.parametrize("when", [10**9, 2**60 + 1, Fraction(10**9 * 2 + 1, 2), True])
+def test_when_is_what_was_given(loop, when):
+    """As frameworks do that round deadlines up, so that the timers of a second are due together."""
+    handle = loop.call_at(when, print)
+    assert handle.when() is when
+    assert hash(handle) == hash(when)
+    assert repr(handle).startswith(f"<TimerHandle when={when} ")
+    with_context = loop.call_at(when, print, context=contextvars.copy_context())
+    assert with_context.when() is when
+    assert not handle < with_context
+    handle.cancel()
+    with_context.cancel()
+    assert handle.when() is when
 
 
 def test_timers_are_ordered_by_deadline(loop):
