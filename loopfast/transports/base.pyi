@@ -1,6 +1,8 @@
 # What Python code may know of every native transport; the Cython declarations are in base.pxd.
 
 import asyncio
+import asyncio.trsock
+import socket
 from collections.abc import Iterator
 from typing import Any, final
 
@@ -21,6 +23,12 @@ class NativeTransport(UVHandle):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
     def abort(self) -> None: ...
+
+# What get_extra_info("socket") returns.
+class TransportSocket(asyncio.trsock.TransportSocket):
+    def fileno(self) -> int: ...
+    def dup(self) -> socket.socket: ...
+    def shutdown(self, how: int) -> None: ...
 
 # In a Server's `_clients`, from Python 3.13 on.
 @final
