@@ -127,6 +127,7 @@ cdef extern from "uv.h" nogil:
     int UV_UDP_MMSG_FREE
 
     int UV_EOF
+    int UV_EPIPE
     int UV_EAGAIN
     int UV_EBADF
     int UV_EBUSY

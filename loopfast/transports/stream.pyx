@@ -363,6 +363,7 @@ cdef class StreamTransport(NativeTransport):
         of a write."""
         cdef uv.uv_buf_t buf
         cdef ssize_t size = uv.UV_ENOBUFS
+        cdef bint is_reset
         if self.handle != NULL and self.reading:
             buf.base = NULL
             buf.len = 0
@@ -373,7 +374,9 @@ cdef class StreamTransport(NativeTransport):
             if buf.len:
                 size = lf_recv(self.fd, buf.base, buf.len)
                 if size == 0:
-                    size = uv.UV_EOF
+                    # The kernel tells of a reset once: the write has had it, and what looks like the end is none.
+                    is_reset = self.written and self.write_status < 0 and self.write_status != uv.UV_EPIPE
+                    size = self.write_status if is_reset else uv.UV_EOF
                 elif size == -EAGAIN:
                     size = 0
             on_uv_read(<uv.uv_stream_t*> self.handle, size, &buf)

@@ -300,8 +300,9 @@ def keep_busy(loop):
 
 
 @pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("words", [b"last words", b""])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_what_a_peer_said_before_it_went_is_heard(loop, kind, busy):
+async def test_what_a_peer_said_before_it_went_is_heard(loop, kind, words, busy):
     """Though the end of the peer is first felt by what is still to be written to it."""
     mine, peer = tcp_pair() if kind == "tcp" else socket.socketpair()
     mine.setblocking(False)
@@ -310,12 +311,15 @@ async def test_what_a_peer_said_before_it_went_is_heard(loop, kind, busy):
     stop = keep_busy(loop) if busy else lambda: None
     transport.write(b"x" * 5_000_000)
     await settle()
-    peer.send(b"last words")
+    if words:
+        peer.send(words)
+    # Something is unread: that is a reset, and no end.
     peer.close()
     error = await protocol.lost
     stop()
-    assert protocol.data == b"last words"
-    assert isinstance(error, ConnectionError)
+    assert protocol.data == words
+    assert protocol.events == ["made", "pause", *(["data"] if words else []), "lost"]
+    assert isinstance(error, ConnectionError if words else ConnectionResetError)
 
 
 async def test_the_lent_buffer_is_given_back(loop):
