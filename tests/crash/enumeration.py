@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile
-from support import importable_modules
+from support import SLOWNESS, importable_modules
 
 import loopfast
 from loopfast.core import LoopCore
@@ -47,7 +47,7 @@ JOURNAL_SIZE = 4096
 REPORT = 200
 # Seconds. A call that waits is interrupted after the first; the process ends with all stacks after the second.
 PATIENCE = 0.2
-HANG = 120.0
+HANG = 120.0 * SLOWNESS
 
 #: Never called, with the reason.
 NOT_CALLED = {

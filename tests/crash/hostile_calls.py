@@ -18,11 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from enumeration import JOURNAL_SIZE, MODES
+from enumeration import HANG, JOURNAL_SIZE, MODES
 
 PROGRAM = Path(__file__).with_name("enumeration.py")
 # Seconds; the program ends itself, with all stacks, a little earlier.
-LIMIT = 130
+LIMIT = HANG + 10
 
 
 @functools.cache

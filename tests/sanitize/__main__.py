@@ -45,7 +45,7 @@ ASAN_OPTIONS = {
 # what the limits are for.
 SLOWNESS = 6
 # Seconds after which a folder of tests is ended.
-LONGEST = 2400
+LONGEST = 3600
 UBSAN_OPTIONS = {"print_stacktrace": "1", "halt_on_error": "0"}
 
 
