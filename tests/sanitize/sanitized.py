@@ -10,10 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 AREA = ROOT / "build" / "sanitize"
 
 # What of the checkout the build and the tests need. Nothing that was built: another build would be used by mistake.
-SOURCES = (
-    "bench loopfast tests vendor .github CHANGELOG.md CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md".split()
+SOURCES = "bench docs loopfast tests vendor .github".split()
+SOURCES += (
+    "CHANGELOG.md CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md SECURITY.md pyproject.toml setup.py".split()
 )
-SOURCES += "SECURITY.md pyproject.toml setup.py".split()
 BUILT = {".so", ".dylib", ".pyd", ".dll", ".pyc"}
 
 
