@@ -69,6 +69,8 @@ cdef class SocketSet(KernelSet):
                     self.leave(<SocketCall> self.watches[fd].reader)
                 if self.watches[fd].writer != NULL:
                     self.leave(<SocketCall> self.watches[fd].writer)
+        # Or a closed loop would keep the handle.
+        self.second_look = None
         self.close_handle()
 
     cdef int on_poll(self, int status, int events) except -1:

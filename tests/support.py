@@ -406,7 +406,7 @@ def run_program(kind: str, code: str, *options: str, **environment: str) -> str:
     """Run *code* as `program` does to a clean end and return what it printed."""
     with program(kind, code, *options, **environment) as process:
         try:
-            out, err = process.communicate(timeout=25)
+            out, err = process.communicate(timeout=25 * SLOWNESS)
         except BaseException:
             process.kill()
             raise

@@ -222,8 +222,13 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 linux_only = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's dynamic linker and /proc")
 
 
+def preloaded(gate: Path) -> str:
+    """What is to be loaded first: the gate, behind what this process has (a sanitizer wants to be the first)."""
+    return " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(gate))))
+
+
 def run_gated(loop_kind: str, gate: Path, code: str) -> str:
-    return run_program(loop_kind, PRELUDE + code, LD_PRELOAD=str(gate))
+    return run_program(loop_kind, PRELUDE + code, LD_PRELOAD=preloaded(gate))
 
 
 @linux_only
@@ -304,4 +309,4 @@ let_go(1)
 print(loop.run_until_complete(task)[0][4][1])
 loop.close()
 """
-    assert run_program(loop_kind, PRELUDE + code, "-Wignore", LD_PRELOAD=str(gate)) == "0\n80\n"
+    assert run_program(loop_kind, PRELUDE + code, "-Wignore", LD_PRELOAD=preloaded(gate)) == "0\n80\n"

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from support import program, run_program, until
+from support import SLOWNESS, program, run_program, until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Unix signals")
 
@@ -178,7 +178,7 @@ def test_an_exception_of_a_plain_handler_leaves_the_run(loop):
         raise Alarm
 
     previous = signal.signal(signal.SIGUSR1, handler)
-    thread = threading.Timer(0.02, kill)
+    thread = threading.Timer(0.02 * SLOWNESS, kill)
     thread.start()
     with pytest.raises(Alarm):
         loop.run_forever()

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from support import SLOWNESS
 
 THREADS = 8
 CALLS = 2000
@@ -181,7 +182,7 @@ def test_other_threads_run_while_the_loop_sleeps(loop):
 
     thread = threading.Thread(target=tick)
     loop.call_soon(thread.start)
-    loop.call_later(0.2, loop.stop)
+    loop.call_later(0.2 * SLOWNESS, loop.stop)
     loop.run_forever()
     end = time.monotonic()
     thread.join()
