@@ -296,6 +296,8 @@ print("clean")
 @linux_only
 def test_a_child_forked_during_a_lookup(loop_kind, gate):
     code = """
+# The codec of names is found here: a thread that just imports it would leave the child without.
+"name".encode("idna")
 loop = new_event_loop()
 task = loop.create_task(loop.getaddrinfo("slow", 80))
 loop.call_later(0.01, loop.stop)
