@@ -7,7 +7,6 @@ import threading
 import time
 
 import pytest
-from support import SLOWNESS
 
 THREADS = 8
 CALLS = 2000
