@@ -46,6 +46,8 @@ cdef enum:
     # What deliver() returns then; -1 for every other failure.
     BUFFER_UPDATED_RAISED = -2
 
+# From Python 3.12 on writelines() does not look at what is false.
+cdef bint SKIPS_WHAT_IS_FALSE = sys.version_info >= (3, 12)
 cdef object ANY_SIZE = -1
 cdef str DATA_RECEIVED = sys.intern("data_received")
 cdef str GET_BUFFER = sys.intern("get_buffer")
@@ -546,7 +548,11 @@ cdef class StreamTransport(NativeTransport):
                 return 0
             append_bytes(self, <PyObject*> data)
         else:
-            self.enqueue_copy(data)
+            try:
+                self.enqueue_copy(data)
+            except BufferError as exc:
+                # Memory with gaps: as on asyncio, which hears of it when it sends.
+                return self.fatal_error(exc, "Fatal write error on socket transport")
         return self.after_write()
 
     def writelines(self, list_of_data):
@@ -556,6 +562,8 @@ cdef class StreamTransport(NativeTransport):
         """
         if self.eof or self.empty_waiter is not None:
             self.check_writable("writelines")
+        if SKIPS_WHAT_IS_FALSE and not list_of_data:
+            return
         pieces = [piece if type(piece) is bytes else bytes(memoryview(piece)) for piece in list_of_data]
         if is_for_its_thread(self.loop):
             self.loop.call_soon_threadsafe(self.writelines, pieces)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 
 import pytest
 from support import Recorder, pattern, read_exactly, read_to_end, settle, transport_and_peer, until
@@ -51,6 +52,26 @@ async def test_memoryview_of_items_wider_than_a_byte(loop):
     async with transport_and_peer() as (transport, _, peer):
         transport.write(memoryview(b"abcdefgh").cast("I"))
         assert await read_exactly(peer, 8) == b"abcdefgh"
+
+
+async def test_memory_with_gaps_costs_the_connection(loop, reports):
+    async with transport_and_peer() as (transport, protocol, _):
+        transport.write(memoryview(b"abcdef")[::2])
+        assert transport.is_closing()
+        assert isinstance(await asyncio.wait_for(protocol.lost, 10), BufferError)
+    assert reports.take()["message"] == "Fatal write error on socket transport"
+
+
+@pytest.mark.parametrize("nothing", [None, 0, ()], ids=repr)
+async def test_writelines_of_nothing(loop, nothing):
+    async with transport_and_peer() as (transport, _, peer):
+        if sys.version_info < (3, 12) and nothing != ():
+            with pytest.raises(TypeError):
+                transport.writelines(nothing)
+        else:
+            transport.writelines(nothing)
+        transport.write(b"next")
+        assert await read_exactly(peer, 4) == b"next"
 
 
 async def test_writelines(loop):
