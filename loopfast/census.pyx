@@ -120,7 +120,7 @@ def take_census(LoopCore loop not None):
         "iterations": loop.turns,
         "callbacks": loop.callback_count,
         "events": events,
-        "ready": loop.ready_count + loop.event_count - loop.event_head,
+        "ready": loop.ready_count + loop.foreign_count + loop.event_count - loop.event_head,
         "timers": loop.timer_count,
         "handles": handles,
         "transports": {"tcp": found.tcp, "tls": found.tls, "unix": found.local, "udp": found.udp},
