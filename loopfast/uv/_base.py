@@ -60,6 +60,17 @@ class Unique:
         raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object")
 
 
+def zeroed(c_type: str) -> Any:
+    """Return memory for a *c_type*, all zero.
+
+    Raises:
+        ValueError: no C type can have that name. cffi crashes where it cannot encode one.
+    """
+    if not c_type.isascii():
+        raise ValueError(f"no C type is called {c_type!r}")
+    return ffi.new(c_type + " *")
+
+
 class Cell:
     """The C half of a handle. It lives from the initialisation to the close callback, longer than its `Handle` may.
 
@@ -83,7 +94,7 @@ class Cell:
 
     def __init__(self, loop: BaseLoop, handle: Any, c_type: str) -> None:
         self.loop = loop
-        self.memory = ffi.new(c_type + " *")
+        self.memory = zeroed(c_type)
         self.typed = self.memory
         self.base = ffi.cast("uv_handle_t *", self.memory)
         self.address = int(ffi.cast("uintptr_t", self.memory))

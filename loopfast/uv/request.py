@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
-from loopfast.uv._base import BaseLoop, Unique
+from loopfast.uv._base import BaseLoop, Unique, zeroed
 from loopfast.uv._uv import ffi, lib
 from loopfast.uv.errors import check, error
 
@@ -47,7 +47,7 @@ class Request(Unique):
         self.loop = loop
         self._callback = callback
         self._keep = keep
-        self._memory = ffi.new(self._c_type + " *")
+        self._memory = zeroed(self._c_type)
         self._base = ffi.cast("uv_req_t *", self._memory)
         self._token: Any = None
 

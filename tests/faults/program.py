@@ -48,13 +48,18 @@ class Shim:
         self.library.faults_count.restype = ctypes.c_long
         self.library.faults_arm.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int]
         self.library.faults_add_range.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+        self.found: set[tuple[int, int]] = set()
         self.numbers = {self.library.faults_name(kind).decode(): kind for kind in range(self.library.faults_kinds())}
 
     def find_code(self) -> None:
+        """Tell the library where our code is, as far as it has not been told."""
         for line in Path("/proc/self/maps").read_text().splitlines():
             fields = line.split()
             if "x" in fields[1] and "/loopfast/" in fields[-1]:
                 start, end = (int(part, 16) for part in fields[0].split("-"))
+                if (start, end) in self.found:
+                    continue
+                self.found.add((start, end))
                 if self.library.faults_add_range(start, end) < 0:
                     raise RuntimeError("no room for another range of code")
 

@@ -369,6 +369,7 @@ async def sendfile(loop: Any, contexts: Contexts) -> None:
     other.setblocking(False)
     with tempfile.TemporaryFile() as file:
         file.write(bytes(100_000))
+        file.flush()
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=one)
         sending = asyncio.ensure_future(loop.sendfile(transport, file))
         got = 0

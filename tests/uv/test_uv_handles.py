@@ -518,3 +518,12 @@ print(len(calls))
         [PYTHON, "-c", program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_a_type_whose_name_cannot_be_encoded_is_refused(loop: uv.Loop) -> None:
+    # cffi ends the process where it is asked for such a name.
+    class Odd(uv.Timer):
+        _c_type = "\ud800"
+
+    with pytest.raises(ValueError, match="ud800"):
+        Odd(loop)
