@@ -390,9 +390,15 @@ cdef class StreamCall:
         self.stream = self.state = self.argument = self.iterator = None
 
     cdef int stop_waiting(self) noexcept:
+        cdef Py_ssize_t place = WAITER_PLACE
+        cdef PyObject* key
+        cdef PyObject* waiter
         self.iterator = None
+        if not PyDict_Next(self.state, &place, &key, &waiter) or key != <PyObject*> WAITER:
+            # None at all, once the garbage collector has emptied the reader.
+            waiter = PyDict_GetItemWithError(self.state, WAITER)
         # As a rule, whoever woke it has done this.
-        if attribute(self.state, WAITER_PLACE, WAITER) != Py_None:
+        if waiter != NULL and waiter != Py_None:
             PyDict_SetItem(self.state, WAITER, None)
         return 0
 

@@ -7,6 +7,7 @@ Sockets of one host deliver before send() returns.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import re
 import socket
@@ -225,3 +226,23 @@ def test_the_same_comes_out(seed, served):
     found = run_history("loopfast", seed, served=served)
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours == theirs, f"entry {number}, after {expected[max(0, number - 8) : number]}"
+
+
+async def test_a_reader_that_the_collector_empties_while_a_call_waits(loop, monkeypatch):
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    await reader.read()
+    waiting = asyncio.StreamReader()
+    waiting.__class__ = type(reader)
+    call = waiting.read(10)
+    next(call.__await__())
+    waiting.call = call
+    del waiting, call
+    gc.collect()
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
+    assert unraisable == []
