@@ -228,7 +228,7 @@ def test_a_call_cancelled_by_another_thread_does_not_run_afterwards(loop_factory
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_transports_dropped_by_another_thread(loop_factory):
     """The last reference goes where the loop does not run, or the cyclic collector runs there."""
-    connections = 40
+    connections = 12
     with many_loops(loop_factory, 2) as loops, socket.create_server((LOCALHOST, 0), backlog=connections) as listener:
 
         async def connect() -> asyncio.BaseTransport:

@@ -39,6 +39,7 @@ def test_no_call_crashes(mode):
         assert set(report["classes"]) >= CLASSES, "no living instance was found"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["live", "mixed"])
 def test_no_call_crashes_while_the_collector_runs_all_the_time(mode):
     assert run_mode(mode, seed=2, calls=4, gc_threshold=1)["calls"] > 1000
