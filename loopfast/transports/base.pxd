@@ -154,6 +154,8 @@ cdef class NativeTransport(UVHandle):
     cdef size_t unsent(self) noexcept
     cdef bint is_sending(self) noexcept
     cdef int update_flow(self) except -1
+    # A write after the connection was lost: too many of them are logged.
+    cdef int note_lost_write(self) except -1
     cdef int replace_protocol(self, object protocol) except -1
     cdef int pause_protocol(self) except -1
     cdef int resume_protocol(self) except -1

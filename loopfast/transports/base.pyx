@@ -7,7 +7,7 @@ import asyncio
 import socket
 import warnings
 import weakref
-from asyncio import futures, transports, trsock
+from asyncio import constants, futures, transports, trsock
 from asyncio.log import logger
 
 cimport cython
@@ -416,6 +416,12 @@ cdef class NativeTransport(UVHandle):
             if server is not None:
                 detach_from_server(server, self)
             self.on_lost(exc)
+
+    cdef int note_lost_write(self) except -1:
+        if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self.conn_lost += 1
+        return 0
 
     cdef int flush(self) except -1:
         return 0

@@ -86,4 +86,3 @@ cdef class StreamTransport(NativeTransport):
     cdef int on_protocol_error(self, object exception, str message) except -1
     cdef int check_writable(self, str method) except -1
     cdef int shut_down_writing(self) except -1
-    cdef int note_lost_write(self) except -1

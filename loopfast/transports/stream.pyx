@@ -7,7 +7,6 @@ does not take goes into one libuv write request, and what is written meanwhile q
 
 import asyncio
 import sys
-from asyncio import constants
 from asyncio.log import logger
 
 cimport cython
@@ -537,8 +536,7 @@ cdef class StreamTransport(NativeTransport):
         if is_for_its_thread(self.loop):
             self.loop.call_soon_threadsafe(self.write, bytes(data))
             return 0
-        if self.eof or self.empty_waiter is not None:
-            self.check_writable("write")
+        self.check_writable("write")
         if self.conn_lost or self.handle == NULL:
             if len(data):
                 self.note_lost_write()
@@ -560,8 +558,7 @@ cdef class StreamTransport(NativeTransport):
 
         Source: https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.writelines
         """
-        if self.eof or self.empty_waiter is not None:
-            self.check_writable("writelines")
+        self.check_writable("writelines")
         if SKIPS_WHAT_IS_FALSE and not list_of_data:
             return
         pieces = [piece if type(piece) is bytes else bytes(memoryview(piece)) for piece in list_of_data]
@@ -582,13 +579,7 @@ cdef class StreamTransport(NativeTransport):
         if self.eof:
             raise RuntimeError(f"Cannot call {method}() after write_eof()")
         if self.empty_waiter is not None:
-            raise RuntimeError(f"unable to {'write' if method == 'write' else method}; sendfile is in progress")
-        return 0
-
-    cdef int note_lost_write(self) except -1:
-        if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-            logger.warning("socket.send() raised exception.")
-        self.conn_lost += 1
+            raise RuntimeError(f"unable to {method}; sendfile is in progress")
         return 0
 
     cdef int enqueue_copy(self, object data) except -1:

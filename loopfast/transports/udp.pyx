@@ -6,8 +6,7 @@ at once, straight on the socket; only what the kernel does not take waits in lib
 
 import socket
 import sys
-from asyncio import constants, selector_events, transports
-from asyncio.log import logger
+from asyncio import selector_events, transports
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -348,9 +347,7 @@ cdef class DatagramEndpoint(NativeTransport):
                 raise ValueError(f"Invalid address: must be None or {self.address}")
             addr = self.address
         if self.handle == NULL or (self.conn_lost and self.address is not None):
-            if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-                logger.warning("socket.send() raised exception.")
-            self.conn_lost += 1
+            self.note_lost_write()
             return
         if type(data) is bytes:
             self.send(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data, addr)
