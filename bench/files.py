@@ -351,8 +351,10 @@ def main() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     for what in options.what or WORKLOADS:
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in options.beside}
-        for _ in range(options.rounds):
-            for name in results:
+        for turn in range(options.rounds):
+            # Who goes first changes: what one leaves in the system's memory is found by the next.
+            first = turn % len(options.beside)
+            for name in options.beside[first:] + options.beside[:first]:
                 command = [
                     sys.executable,
                     "-m",

@@ -16,6 +16,7 @@
 #if !defined(_WIN32)
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
@@ -182,6 +183,20 @@ static inline void lf_do_open(lf_job *job) {
     job->is_terminal = S_ISCHR(info.st_mode) && isatty(job->fd);
 }
 
+/* New memory for a large file is asked for in pages of 2 MiB where the kernel has them (madvise(2)): most of the time of
+   reading such a file into memory goes into the pages. Only whole ones inside of the buffer, so it grows no larger. */
+static inline void lf_prefer_large_pages(char *buffer, size_t size) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = (uintptr_t)2 << 20;
+    uintptr_t begin = ((uintptr_t)buffer + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)buffer + size) & ~(page - 1);
+    if (end > begin) (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)buffer;
+    (void)size;
+#endif
+}
+
 static inline void lf_do_read_whole(lf_job *job) {
     char *to;
     size_t room;
@@ -206,6 +221,7 @@ static inline void lf_do_read_whole(lf_job *job) {
     } else {
         to = job->buffer;
         room = job->size;
+        lf_prefer_large_pages(to + job->done, room - job->done);
     }
     while (job->done < room) {
         long long n = lf_read_at(job->fd, to + job->done, room - job->done, job->offset);

@@ -285,6 +285,24 @@ async def test_walk_where_it_is_told_to(loop, folder):
     assert seen == [b".", b"./folder"]
 
 
+@pytest.mark.parametrize("size", [2 << 20, (4 << 20) - 1, (4 << 20) + 1, 10_000_000])
+async def test_a_large_file_is_read_whole(loop, folder, size):
+    """From 2 MiB on its memory is asked for in large pages."""
+    content = pattern(size)
+    Path("source").write_bytes(content)
+    assert await fs.read_bytes("source") == content
+    with open("source", "rb") as file:
+        file.seek(size // 2)
+        async with fs.open(file.fileno(), "rb", closefd=False) as rest:
+            assert await rest.read() == content[size // 2 :]
+    # What grows while it is read finds more room.
+    reading = asyncio.ensure_future(fs.read_bytes("source"))
+    await asyncio.sleep(0)
+    with open("source", "ab") as file:
+        file.write(b"more")
+    assert (await reading)[: len(content)] == content
+
+
 @pytest.mark.parametrize("size", [0, 10, 128 * 1024, 128 * 1024 + 1, 3_000_000])
 async def test_copyfile(loop, folder, size):
     content = pattern(size)
