@@ -31,10 +31,14 @@ cdef class TLSEngine(FastProtocol):
         void* rbio
         void* wbio
         PyObject* connection
+        # The thread that is in OpenSSL, or in what it calls, with this connection; 0: none.
+        unsigned long inside
         # The water marks as C integers.
         Py_ssize_t incoming_high, incoming_low, outgoing_high, outgoing_low
 
     cdef int go_direct(self, object connection) except -1
+    cdef bint is_elsewhere(self) noexcept
+    cdef int take_step(self, object state, object step) except -1
     cdef int process(self) except -1
     cdef int do_read(self) except -1
     cdef int read_all(self) except -1

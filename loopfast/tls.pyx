@@ -24,8 +24,9 @@ from loopfast.includes.openssl cimport (
 )
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyErr_SetObject,
-    PyObject_VectorcallMethod, propagate,
+    PyObject_VectorcallMethod, PyThread_get_thread_ident, propagate,
 )
+from loopfast.includes.threads cimport lf_load_runner
 from loopfast.transports.base cimport (
     FastProtocol, received_bytes, received_so_far, receiving_bytes, release_received,
 )
@@ -163,12 +164,73 @@ cdef class TLSEngine(FastProtocol):
         loop = self._loop
         self.receiver = (<LoopCore> loop).on_protocol(self._app_protocol) if isinstance(loop, LoopCore) else None
 
+    # ------------------------------------------------------------------------------------------------- threads
+    # OpenSSL may not be in two threads with one connection, and _ssl lets other threads run while it is: a program that
+    # calls a transport from the wrong thread would crash, as it does on asyncio. Its calls are moved to the loop.
+
+    cdef bint is_elsewhere(self) noexcept:
+        """True if only another thread may go into OpenSSL with this connection."""
+        cdef unsigned long thread = self.inside
+        if thread == 0 and self.stream_loop is not None:
+            thread = lf_load_runner(&self.stream_loop.running_thread)
+        return thread != 0 and thread != PyThread_get_thread_ident()
+
+    cdef int take_step(self, object state, object step) except -1:
+        """Call *step*, which goes into OpenSSL, or have the loop do it: then only if the state is still *state*."""
+        cdef unsigned long before = self.inside
+        if self.is_elsewhere():
+            self._loop.call_soon_threadsafe(self._take_step, state, step)
+            return 0
+        self.inside = PyThread_get_thread_ident()
+        try:
+            step(self)
+        finally:
+            self.inside = before
+        return 0
+
+    def _take_step(self, state, step):
+        if state is None or self._state is state:
+            self.take_step(state, step)
+
+    def _start_shutdown(self):
+        if self.is_elsewhere():
+            # After what was written before.
+            self._loop.call_soon_threadsafe(self._start_shutdown)
+        else:
+            InheritedProtocol._start_shutdown(self)
+
+    def _write_appdata(self, list_of_data):
+        if self.is_elsewhere():
+            self._loop.call_soon_threadsafe(self._write_appdata, [bytes(data) for data in list_of_data])
+        else:
+            InheritedProtocol._write_appdata(self, list_of_data)
+
+    def _do_handshake(self):
+        self.take_step(DO_HANDSHAKE, InheritedProtocol._do_handshake)
+
+    def _do_flush(self):
+        self.take_step(FLUSHING, InheritedProtocol._do_flush)
+
+    def _do_shutdown(self):
+        self.take_step(SHUTDOWN, InheritedProtocol._do_shutdown)
+
+    def _do_read(self):
+        self.take_step(None, TLSEngine._read)
+
+    def _do_write(self):
+        self.take_step(None, InheritedProtocol._do_write)
+
+    def _process_outgoing(self):
+        self.take_step(None, TLSEngine._send)
+
     # ------------------------------------------------------------------------------------------------- incoming
 
     cdef int receive(self, const char* data, Py_ssize_t size) noexcept:
         cdef Py_ssize_t capacity = 0
         cdef PyObject* payload
         try:
+            if self.inside != 0 and self.is_elsewhere():
+                raise RuntimeError("another thread uses this TLS connection")
             if self.ssl != NULL:
                 if lf_bio_write(self.rbio, data, <int> size) != size:
                     raise MemoryError("no memory for encrypted data")
@@ -199,7 +261,7 @@ cdef class TLSEngine(FastProtocol):
             self._do_shutdown()
         return 0
 
-    def _do_read(self):
+    def _read(self):
         self.do_read()
 
     cdef int do_read(self) except -1:
@@ -390,6 +452,11 @@ cdef class TLSEngine(FastProtocol):
 
     cdef int write_data(self, object data) except -1:
         cdef Py_buffer view
+        if self.is_elsewhere():
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
+            self._loop.call_soon_threadsafe(self._write, bytes(data))
+            return 0
         if type(data) is bytes:
             return self.write_memory(data, PyBytes_AS_STRING(<PyObject*> data), PyBytes_GET_SIZE(<PyObject*> data))
         if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -410,28 +477,26 @@ cdef class TLSEngine(FastProtocol):
     cdef int write_memory(self, bytes data, const char* base, Py_ssize_t size) except -1:
         """Encrypt and send `size` bytes; `data`, if it is not None, holds them and nothing else."""
         cdef Py_ssize_t count
-        cdef void* direct = self.ssl
+        cdef unsigned long before = self.inside
         if size == 0:
             return 0
         if self._state is not WRAPPED or self._write_backlog:
             self._write_appdata((base[:size] if data is None else data,))
             return 0
+        self.inside = PyThread_get_thread_ident()
         try:
             if self.ssl != NULL and size < LARGE_WRITE:
                 count = self.encrypt(base, size)
             else:
-                # Without the GIL: even the thread that ought not to write meanwhile must do it through _ssl.
-                self.ssl = NULL
-                try:
-                    count = self.encrypt_portably(base[:size] if data is None else data)
-                finally:
-                    self.ssl = direct
+                count = self.encrypt_portably(base[:size] if data is None else data)
             if count < size:
                 self._write_backlog.append(base[count:size])
                 self._write_buffer_size += size - count
             self.send_out()
         except Exception as exc:
             self._fatal_error(exc, "Fatal error on SSL protocol")
+        finally:
+            self.inside = before
         return 0
 
     cdef Py_ssize_t encrypt(self, const char* base, Py_ssize_t size) except -1:
@@ -468,7 +533,7 @@ cdef class TLSEngine(FastProtocol):
             pass
         return count
 
-    def _process_outgoing(self):
+    def _send(self):
         self.send_out()
 
     cdef int send_out(self) except -1:
