@@ -87,10 +87,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if SLOWNESS != 1:
-        # Every test collects garbage, several times: not all that the modules hold as well.
-        gc.collect()
-        gc.freeze()
+    # Every test collects garbage, several times: not all that the modules and the tests hold as well, which would be most
+    # of the time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
