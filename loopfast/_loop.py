@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import contextvars
 import errno
@@ -25,6 +26,7 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
+from loopfast._executors import wrap_work
 from loopfast._statistics import REMEMBERED, LoopStatistics, SlowCallback, describe_slow, name_call
 from loopfast._streams import use_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loop"]
 
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _Pipe = TypeVar("_Pipe", bound=asyncio.BaseTransport)
 # Whoever replaces asyncio's class gets the replacement.
@@ -103,7 +106,6 @@ class _Accepting:
 
 #: The originals of what a program may replace to have a say in the lookup of names.
 _GETADDRINFO = socket.getaddrinfo if getattr(socket.getaddrinfo, "__globals__", None) is vars(socket) else None
-_RUN_IN_EXECUTOR = asyncio.BaseEventLoop.run_in_executor
 
 #: What the resolver answers for an IPv4 address in numbers when it is asked for one kind of socket.
 _KINDS: dict[int, tuple[socket.AddressFamily, socket.SocketKind, int, str]] = {
@@ -168,6 +170,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     #: The last slow callbacks, and the stack that was seen during the one that began at a time. None without any.
     _slow_calls: collections.deque[SlowCallback] | None
     _slow_sample: tuple[float, tuple[str, ...]] | None
+    #: asyncio's.
+    _default_executor: Any
     #: What `loopfast top` asks, once it is wanted. See _endpoint.py.
     _endpoint: Endpoint | None
 
@@ -410,7 +414,28 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
                 running._take_wakeup_fd()
         return removed
 
-    # ------------------------------------------------------------------------------------------------- names
+    # ------------------------------------------------------------------------------------------------- executors, names
+
+    def run_in_executor(self, executor: Any, func: Callable[[*_Ts], _T], *args: *_Ts) -> asyncio.Future[_T]:
+        """Call ``func(*args)`` in *executor*, or in the default one if that is None; return a future of the result.
+
+        Raises:
+            RuntimeError: the loop is closed, or its default executor was shut down.
+            TypeError: in debug mode, if *func* is a coroutine function or cannot be called.
+
+        Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.run_in_executor
+        """
+        self._check_closed()
+        if self._debug:
+            self._check_callback(func, "run_in_executor")  # type: ignore[attr-defined]
+        if executor is None:
+            executor = self._default_executor
+            # Only where the default executor is wanted.
+            self._check_default_executor()  # type: ignore[attr-defined]
+            if executor is None:
+                executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="asyncio")
+                self._default_executor = executor
+        return wrap_work(executor.submit(func, *args), self)
 
     def set_default_executor(self, executor: Any) -> None:
         """Set the executor of `run_in_executor`, and of the lookup of names from now on.
@@ -430,7 +455,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             or self._executor_shutdown_called
             or socket.getaddrinfo is not _GETADDRINFO
             or cast(Any, base_events).socket is not socket
-            or type(self).run_in_executor is not _RUN_IN_EXECUTOR
+            or type(self).run_in_executor is not Loop.run_in_executor
         )
 
     async def getaddrinfo(

@@ -87,8 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    # Every test collects garbage, several times: not all that the modules and the tests hold as well, which would be most
-    # of the time.
+    # Every test collects garbage, several times: not all that the modules and the tests hold as well, which was most of
+    # the time.
     gc.collect()
     gc.freeze()
 

@@ -9,9 +9,11 @@ import itertools
 import socket
 import threading
 import time
+import weakref
 from functools import partial
 
 import pytest
+from support import gc_disabled
 
 
 async def test_runs_in_another_thread(loop):
@@ -42,6 +44,113 @@ async def test_to_thread_keeps_the_context(loop):
     variable = contextvars.ContextVar("variable")
     variable.set("seen")
     assert await asyncio.to_thread(variable.get) == "seen"
+
+
+class ByHand(concurrent.futures.Executor):
+    """Hands out futures made by *make*, which the test ends."""
+
+    def __init__(self, make=concurrent.futures.Future):
+        self.make = make
+        self.futures = []
+
+    def submit(self, function, *args, **kwargs):
+        self.futures.append(self.make())
+        return self.futures[-1]
+
+
+class OwnFuture(concurrent.futures.Future):
+    """Says how often it was asked."""
+
+    asked = 0
+
+    def result(self, timeout=None):
+        self.asked += 1
+        return super().result(timeout)
+
+
+@pytest.mark.parametrize("make", [concurrent.futures.Future, OwnFuture])
+async def test_futures_of_any_executor(loop, make):
+    executor = ByHand(make)
+    first, second, third = (loop.run_in_executor(executor, int) for _ in range(3))
+    assert [type(future) for future in (first, second, third)] == [asyncio.Future] * 3
+    ended, cancelled_there, cancelled_here = executor.futures
+    threading.Thread(target=ended.set_result, args=("done",)).start()
+    assert await first == "done"
+    assert getattr(ended, "asked", 1) == 1
+    assert cancelled_there.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert second.cancelled()
+    third.cancel()
+    await asyncio.sleep(0)
+    assert cancelled_here.cancelled()
+
+
+async def test_a_future_of_the_loop_is_handed_on(loop):
+    future = loop.create_future()
+    assert loop.run_in_executor(ByHand(lambda: future), int) is future
+
+
+async def test_what_is_no_future_is_refused(loop):
+    with pytest.raises(AssertionError, match="concurrent.futures.Future is expected"):
+        loop.run_in_executor(ByHand(lambda: "nothing"), int)
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (concurrent.futures.InvalidStateError("x", 1), asyncio.InvalidStateError),
+        (concurrent.futures.CancelledError("x", 1), asyncio.CancelledError),
+        (KeyError("x", 1), KeyError),
+    ],
+)
+async def test_exceptions_of_the_work(loop, raised, seen):
+    executor = ByHand()
+    future = loop.run_in_executor(executor, int)
+    (work,) = executor.futures
+    work.set_exception(raised)
+    with pytest.raises(seen) as caught:
+        await future
+    assert type(caught.value) is seen
+    assert caught.value.args == ("x", 1)
+
+
+async def test_a_future_that_somebody_else_has_set(loop, reports):
+    executor = ByHand()
+    future = loop.run_in_executor(executor, int)
+    future.set_result("first")
+    executor.futures[0].set_result("second")
+    while not reports:
+        await asyncio.sleep(0)
+    assert isinstance(reports.take()["exception"], AssertionError)
+    assert await future == "first"
+
+
+def test_work_that_ends_when_the_loop_is_closed(loop_factory):
+    loop = loop_factory()
+    executor = ByHand()
+    future = loop.run_in_executor(executor, int)
+    loop.close()
+    executor.futures[0].set_result("too late")
+    assert not future.done()
+
+
+async def test_nothing_of_it_stays(loop):
+    """Without the garbage collector: what the work keeps does not refer to the work."""
+
+    class Answer:
+        pass
+
+    answer = Answer()
+    gone = weakref.ref(answer)
+    executor = ByHand()
+    with gc_disabled():
+        future = loop.run_in_executor(executor, int)
+        executor.futures.pop().set_result(answer)
+        assert await future is answer
+        del future, answer
+        await asyncio.sleep(0)
+        assert gone() is None
 
 
 async def test_cancelling_the_future(loop):
