@@ -402,6 +402,11 @@ def program(kind: str, code: str, *options: str, **environment: str) -> subproce
     )
 
 
+def preloaded(library: Any) -> str:
+    """What is to be loaded first: the library, behind what this process has (a sanitizer wants to be the first)."""
+    return " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(library))))
+
+
 def run_program(kind: str, code: str, *options: str, **environment: str) -> str:
     """Run *code* as `program` does to a clean end and return what it printed."""
     with program(kind, code, *options, **environment) as process:

@@ -195,9 +195,9 @@ def test_the_command_measures_gates_and_names_what_is_missing(tmp_path) -> None:
     assert len(rows) == 4
     assert 3000 < rows["call_soon", "asyncio"]["ir"] < 30000
     echo = rows["tcp_echo", "asyncio"]
-    # A read and a write, three calls where each read maps memory, and from a tenth of a poll (all ten connections ready
-    # at once) to a whole one (a busy machine).
-    assert 5 < echo["syscalls"] < 6.2 or 2 < echo["syscalls"] < 3.2
+    # A read and a write, three calls more where a read maps memory, and from a tenth of a poll (all ten connections
+    # ready at once) to a whole one (a busy machine).
+    assert 2 < echo["syscalls"] < 6.2
     assert rows["call_soon", "no_such_package:new_event_loop"]["state"] == "not measured"
 
 

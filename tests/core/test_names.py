@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import run_program
+from support import preloaded, run_program
 
 OPTIONS = [
     {},
@@ -220,11 +220,6 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's dynamic linker and /proc")
-
-
-def preloaded(gate: Path) -> str:
-    """What is to be loaded first: the gate, behind what this process has (a sanitizer wants to be the first)."""
-    return " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(gate))))
 
 
 def run_gated(loop_kind: str, gate: Path, code: str) -> str:

@@ -110,7 +110,7 @@ class Faults:
             text=True,
             env={
                 **os.environ,
-                "LD_PRELOAD": str(self.shim),
+                "LD_PRELOAD": self.preloaded,
                 "PYTHONHASHSEED": "0",
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             },
@@ -120,6 +120,11 @@ class Faults:
         process.stdin.close()
         process.stdin = None
         return process
+
+    @property
+    def preloaded(self) -> str:
+        """What is to be loaded first: the shim, behind what this process has (a sanitizer wants to be the first)."""
+        return " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(self.shim))))
 
     def finished(self, process: subprocess.Popen[str]) -> tuple[Any, list[dict[str, Any]], str]:
         """Exit status, what the program said and what it wrote when it died."""

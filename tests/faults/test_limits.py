@@ -275,7 +275,7 @@ async def main():
     await asyncio.sleep(0)
 run(main())
 """
-    out = run_program(loop_kind, code, LD_PRELOAD=str(faults.shim))
+    out = run_program(loop_kind, code, LD_PRELOAD=faults.preloaded)
     assert out == "OSError(12, 'Cannot allocate memory')\n"
 
 
@@ -305,4 +305,4 @@ shim.library.faults_disarm()
 loop.close()
 print(came, shim.library.faults_fired() > 0)
 """
-    assert run_program(loop_kind, code, LD_PRELOAD=str(faults.shim)) == "['work', 0] True\n"
+    assert run_program(loop_kind, code, LD_PRELOAD=faults.preloaded) == "['work', 0] True\n"

@@ -163,6 +163,8 @@ def idle(factory: Callable[[], Any], count: int, folder: str | None) -> None:
                 [sys.executable, "-c", PEERS, str(port), str(count), certificate],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                # The buffers would be measured: 256 KiB, depending on the version.
+                bufsize=0,
             )
             assert peers.stdout
             assert await loop.run_in_executor(None, peers.stdout.readline) == b"connected\n"

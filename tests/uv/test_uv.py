@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import preloaded
 
 import loopfast
 from loopfast import uv
@@ -336,9 +337,7 @@ def test_another_libuv_in_front_is_refused(module: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        # After what is there: the sanitizers' libraries want to be the first.
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT), "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "LD_PRELOAD": preloaded(library)},
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
