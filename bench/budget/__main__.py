@@ -128,12 +128,15 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"{subject}: " + ", ".join(f"{states.count(each)} {each.value}" for each in report.State))
     for line in report.notes([costs[name, loop] for loop in loops for name in names]):
         print(line)
+    for name, verdict in zip(names, states, strict=True):
+        if verdict is report.State.OVER and targets[name].why:
+            print(f"{name}: {targets[name].why}")
     if options.json is not None:
         ordered = [costs[name, loop] for name in names for loop in loops]
         options.json.write_text(json.dumps(report.as_json(ordered, targets, tolerance, where), indent=1) + "\n")
     refused = report.gate(mine, targets, tolerance)
     if options.gate and refused:
-        print(f"gate: {subject} is more than {tolerance.ir:.0%} above target, or not measured:")
+        print(f"gate: {subject} is more than {tolerance.ir:.0%} above what is allowed, or not measured:")
         print("\n".join(f"  {line}" for line in refused))
         return 1
     return 0

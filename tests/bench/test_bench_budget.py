@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import os
 import shutil
@@ -72,6 +73,22 @@ def test_the_gate_refuses_what_is_above_the_tolerance_and_what_is_missing() -> N
         "mmap 10x",
         "not measured",
     ]
+
+
+def test_the_gate_holds_a_missed_target_to_its_limit() -> None:
+    targets = {"fast": dataclasses.replace(TARGETS["fast"], limit={"ir": 1200}, why="the interpreter takes 1100 of it")}
+    assert report.gate([cost(ir=1236)], targets, TOLERANCE) == []
+    assert report.gate([cost(ir=1237)], targets, TOLERANCE) == ["fast: 1237 instructions, allowed 1200"]
+    assert report.gate([cost(ir=1, calls={"read": 0.06})], targets, TOLERANCE) == ["fast: 0.06 system calls, allowed 0"]
+    assert report.state(cost(ir=1236), targets["fast"], TOLERANCE) is State.OVER
+
+
+def test_a_limit_has_a_reason_and_is_above_the_target() -> None:
+    targets, tolerance = report.read_targets()
+    for target in targets.values():
+        assert bool(target.limit) == bool(target.why), target.name
+        for what, limit in target.limit.items():
+            assert limit > getattr(target, what) * (1 + tolerance.ir), f"{target.name}: the tolerance is enough"
 
 
 def test_selection_by_row_group_and_pattern() -> None:
