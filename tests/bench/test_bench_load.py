@@ -73,9 +73,11 @@ def serving(protocol: Callable[[], asyncio.Protocol]) -> Iterator[int]:
     """Runs an asyncio server with `protocol` in a thread; yields its port."""
     loop = asyncio.new_event_loop()
     listener = socket.create_server(("127.0.0.1", 0))
+    runs = threading.Event()
 
     def run() -> None:
         server = loop.run_until_complete(loop.create_server(protocol, sock=listener))
+        loop.call_soon(runs.set)
         loop.run_forever()
         server.close()
         # Transports of clients that have gone end in their own callbacks; let those run.
@@ -87,6 +89,7 @@ def serving(protocol: Callable[[], asyncio.Protocol]) -> Iterator[int]:
     try:
         yield listener.getsockname()[1]
     finally:
+        runs.wait()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
 

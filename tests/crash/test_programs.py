@@ -439,7 +439,8 @@ loop = new_event_loop()
 def handler(number, frame):
     {deed}
 signal.signal(signal.SIGUSR2, handler)
-threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+# While the loop runs.
+loop.call_soon(threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR2)).start)
 # stop() wakes nobody.
 loop.call_later(0.2, loop.stop)
 print(attempt(loop.run_forever))

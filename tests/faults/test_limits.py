@@ -64,7 +64,11 @@ print(failed > 0)
 def test_no_descriptor_left_for_a_call(loop_kind, call, tmp_path):
     """OSError, nothing is kept, and the same call works once descriptors have come back."""
     code = f"""{EXHAUST}
+import logging
 from asyncio import constants
+if {loop_kind!r} == "asyncio":
+    # Up to 3.12 it may lose a child that it has no descriptor for, and says so.
+    logging.disable(logging.WARNING)
 constants.ACCEPT_RETRY_DELAY = 0.01
 path = {str(tmp_path / "socket")!r}
 from support import Echo
