@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import types
+from asyncio import events, futures
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 _T = TypeVar("_T")
+
+#: Newer versions pass on at once what is done in the loop's own thread; older ones in the next turn.
+_AT_ONCE = any(
+    "_get_running_loop" in constant.co_names
+    for constant in cast(Any, futures)._chain_future.__code__.co_consts
+    if isinstance(constant, types.CodeType)
+)
 
 #: What asyncio makes of the exceptions of ``concurrent.futures`` that have one of the same name.
 _ASYNCIO_KIND: dict[type[BaseException], Callable[..., BaseException]] = {
@@ -47,7 +56,9 @@ def wrap_work(work: concurrent.futures.Future[_T], loop: asyncio.AbstractEventLo
 
     def on_work_done(done: object) -> None:
         # In whatever thread has ended it.
-        if not loop.is_closed():
+        if _AT_ONCE and events._get_running_loop() is loop:
+            pass_on(done)
+        elif not loop.is_closed():
             loop.call_soon_threadsafe(pass_on, done)
 
     def on_waiting_done(_: object) -> None:

@@ -86,6 +86,16 @@ async def test_futures_of_any_executor(loop, make):
     assert cancelled_here.cancelled()
 
 
+async def test_work_that_ends_in_the_thread_of_the_loop(loop):
+    """Newer versions of asyncio have its result at once."""
+    executor = ByHand()
+    future, wrapped = loop.run_in_executor(executor, int), asyncio.wrap_future(work := concurrent.futures.Future())
+    executor.futures[0].set_result("here")
+    work.set_result("here")
+    assert future.done() == wrapped.done()
+    assert await future == await wrapped == "here"
+
+
 async def test_a_future_of_the_loop_is_handed_on(loop):
     future = loop.create_future()
     assert loop.run_in_executor(ByHand(lambda: future), int) is future
@@ -119,7 +129,7 @@ async def test_a_future_that_somebody_else_has_set(loop, reports):
     executor = ByHand()
     future = loop.run_in_executor(executor, int)
     future.set_result("first")
-    executor.futures[0].set_result("second")
+    threading.Thread(target=executor.futures[0].set_result, args=("second",)).start()
     while not reports:
         await asyncio.sleep(0)
     assert isinstance(reports.take()["exception"], AssertionError)

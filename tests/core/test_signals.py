@@ -210,7 +210,8 @@ def test_the_wakeup_descriptor_of_others_is_restored(loop):
 
 def test_ctrl_c_on_an_idle_loop_is_prompt(loop):
     thread = threading.Timer(0.02, kill, [signal.SIGINT])
-    thread.start()
+    # While the loop runs: on a busy machine the signal may come before that otherwise.
+    loop.call_soon(thread.start)
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
     thread.join()
@@ -224,7 +225,8 @@ def test_ctrl_c_on_a_loop_that_waits_for_a_timer_and_a_socket(loop):
     loop.add_reader(one, print)
     timer = loop.call_later(1000, print)
     thread = threading.Timer(0.02, kill, [signal.SIGINT])
-    thread.start()
+    # While the loop runs: on a busy machine the signal may come before that otherwise.
+    loop.call_soon(thread.start)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
@@ -242,7 +244,8 @@ def test_ctrl_c_on_a_busy_loop_is_prompt(loop):
 
     spin()
     thread = threading.Timer(0.02, kill, [signal.SIGINT])
-    thread.start()
+    # While the loop runs: on a busy machine the signal may come before that otherwise.
+    loop.call_soon(thread.start)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
@@ -259,6 +262,7 @@ def test_ctrl_c_in_a_runner_cancels_the_main_task(loop_factory):
     events = []
 
     async def main():
+        thread.start()
         try:
             await asyncio.sleep(1000)
         except asyncio.CancelledError:
@@ -267,7 +271,6 @@ def test_ctrl_c_in_a_runner_cancels_the_main_task(loop_factory):
 
     thread = threading.Timer(0.05, kill, [signal.SIGINT])
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        thread.start()
         with pytest.raises(KeyboardInterrupt):
             runner.run(main())
         thread.join()
