@@ -44,6 +44,7 @@ cdef class Handle:
     # What a field refers to, or None; the arguments as a tuple.
     cdef object look_at(self, PyObject** field)
     cdef tuple look_at_arguments(self)
+    cdef object describe(self, object repr_info)
 
 
 cdef class TimerHandle(Handle):

@@ -137,7 +137,16 @@ cdef class Handle:
         loop.run_handle(self)
 
     def _repr_info(self):
-        return AsyncioHandle._repr_info(self)
+        return self.describe(AsyncioHandle._repr_info)
+
+    cdef object describe(self, object repr_info):
+        try:
+            return repr_info(self)
+        except AttributeError:
+            if self.loop != NULL:
+                raise
+            # Another thread has run it meanwhile: there is no loop to ask for its mode any more, and no callback.
+            return repr_info(self)
 
     def __repr__(self):
         return AsyncioHandle.__repr__(self)
@@ -215,7 +224,7 @@ cdef class TimerHandle(Handle):
         return self.heap_index >= 0
 
     def _repr_info(self):
-        return AsyncioTimerHandle._repr_info(self)
+        return self.describe(AsyncioTimerHandle._repr_info)
 
     @property
     def __class__(self):

@@ -477,16 +477,19 @@ def _is_main_thread() -> bool:
 class _Interrupts:
     """Wakes a loop when a signal arrives, so that Python gets to run its handlers. One per loop, in the main thread."""
 
+    _base: Any = None
+
     def __init__(self, loop: Loop) -> None:
         self.loop = weakref.proxy(loop)
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._poll = ffi.new("uv_poll_t *")
-        self._base = ffi.cast("uv_handle_t *", self._poll)
         self.address = int(ffi.cast("uintptr_t", self._poll))
         self._previous = -1
         check(lib.uv_poll_init_socket(loop._pointer, self._poll, self._reader.fileno()))
+        # Now there is something to close.
+        self._base = ffi.cast("uv_handle_t *", self._poll)
         # No reference to this object: the loop must go when its last user does.
         self._token = ffi.new_handle(self)
         self._poll.data = self._token
@@ -507,8 +510,9 @@ class _Interrupts:
                 os.write(self._previous, numbers)
 
     def close(self) -> None:
-        """Before the loop closes, which must then run once more."""
-        lib.uv_close(self._base, ffi.NULL)
+        """Before the loop closes, which must then run once more. Once."""
+        base, self._base = self._base, None
+        lib.uv_close(base, ffi.NULL)
         self._reader.close()
         self._writer.close()
 

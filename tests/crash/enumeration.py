@@ -37,6 +37,9 @@ from pathlib import Path
 from typing import Any
 
 import hostile
+
+# For itself, and for whoever repeats one of its runs.
+sys.path.append(str(Path(__file__).parents[1]))
 from support import SLOWNESS, importable_modules
 
 import loopfast

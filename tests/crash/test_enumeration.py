@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hostile_calls import LIMIT, MODES, run_mode
@@ -37,6 +40,20 @@ def test_no_call_crashes(mode):
     assert report["calls"] > 1000
     if mode in ("live", "running", "receiving", "thread"):
         assert set(report["classes"]) >= CLASSES, "no living instance was found"
+
+
+def test_the_command_runs_it():
+    """As `make torture` does, without what pytest adds to the path."""
+    torture = Path(__file__).parents[1] / "faults" / "torture.py"
+    root = str(torture.parents[2])
+    done = subprocess.run(
+        [sys.executable, torture, "--mode", MODES[0], "--calls", "1", "--seed", "1"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), root)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split(":")[0]) == (0, f"{MODES[0]} --seed 1"), done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import pytest
 
 import loopfast
 from loopfast import uv
+from loopfast.uv.loop import _Interrupts
 
 ROOT = Path(loopfast.__file__).parents[1]
 
@@ -258,6 +259,28 @@ idle.close(); timer.close(); loop.close()
 """
     )
     assert text == "True\n"
+
+
+class NotALoop:
+    """A weak reference can be made of it."""
+
+
+def test_what_listens_for_interrupts_is_closed_once_and_only_if_it_was_made() -> None:
+    """Private, and not to be crashed either: found by the hostile calls."""
+    unmade = object.__new__(_Interrupts)
+    with pytest.raises(AttributeError):
+        _Interrupts.__init__(unmade, NotALoop())
+    with pytest.raises(TypeError, match="cdata pointer"):
+        unmade.close()
+    unmade._reader.close()
+    unmade._writer.close()
+    loop = uv.Loop()
+    made = _Interrupts(loop)
+    made.close()
+    with pytest.raises(TypeError, match="cdata pointer"):
+        made.close()
+    loop.run()
+    loop.close()
 
 
 # ---------------------------------------------------------------------------------------------------------- closing
