@@ -690,11 +690,11 @@ cdef class LoopCore(LoopBuffers):
         if is_native(item):
             handle = <Handle> item
             handle.is_queued = False
-            if handle.callback == NULL:
-                return 0
             if Py_TYPE(item) == <PyTypeObject*> ThreadSafeHandle:
                 if not (<ThreadSafeHandle> handle).run_begins():
                     return 0
+            elif handle.callback == NULL:
+                return 0
             elif LF_FREE_THREADED and handle.is_cancelled:
                 handle.release()
                 return 0
