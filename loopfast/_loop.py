@@ -246,7 +246,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         kinds["pipe"] = sum(pipe is not None and pipe._pipe is not None for pipe in pipes)
         others = self._transports.valuerefs() if self._transports else ()
         kinds["other"] = sum(getattr(reference(), "_sock", None) is not None for reference in others)
-        return LoopStatistics(**facts, slow=tuple(self._slow_calls or ()))
+        # The loop's thread may add one meanwhile; a copy is made at once.
+        slow = self._slow_calls
+        return LoopStatistics(**facts, slow=tuple(slow.copy()) if slow else ())
 
     def _on_slow_callback(self, subject: Any, method: str | None, started: float, duration: float) -> None:
         """Remember what took long, and in debug mode log it. *subject* is a handle, a protocol of which *method* was
