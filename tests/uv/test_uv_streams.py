@@ -621,12 +621,13 @@ def test_udp_options(loop: uv.Loop) -> None:
 def test_errors_of_the_network_come_back(loop: uv.Loop) -> None:
     if os.uname().sysname != "Linux":
         pytest.skip("IP_RECVERR is Linux's")
-    free = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    free.bind(LOCAL)
-    address = free.getsockname()
-    free.close()
     udp = uv.UDP(loop)
     udp.bind(LOCAL, uv.UDPFlag.LINUX_RECVERR)
+    # Nobody else gets this address meanwhile, and what is connected takes nothing from strangers.
+    deaf = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    deaf.bind(LOCAL)
+    address = deaf.getsockname()
+    deaf.connect(("127.0.0.1", 9))
     errors: list[Any] = []
 
     def on_recv(udp: uv.UDP, data: bytes, address: Any, flags: Any, error: Exception | None) -> None:
@@ -636,6 +637,7 @@ def test_errors_of_the_network_come_back(loop: uv.Loop) -> None:
     udp.recv_start(on_recv)
     udp.send(b"to nobody", address)
     loop.run()
+    deaf.close()
     assert [type(error) for error in errors] == [ConnectionRefusedError]
 
 
