@@ -55,9 +55,12 @@ def bound_socket(host=LOCALHOST):
     return sock
 
 
-def free_port():
+@pytest.fixture
+def deaf_address():
+    """An address that nobody else gets meanwhile: what is connected takes nothing from strangers."""
     with bound_socket() as sock:
-        return sock.getsockname()[1]
+        sock.connect((LOCALHOST, 9))
+        yield sock.getsockname()
 
 
 # -------------------------------------------------------------------------------------------------- exchange, addresses
@@ -396,13 +399,15 @@ async def test_a_flood_does_not_starve_the_loop(loop):
 
 @pytest.mark.parametrize("host", HOSTS[:2])
 async def test_port_unreachable(loop, host):
-    with bound_socket(host) as closed:
-        address = closed.getsockname()
+    deaf = bound_socket(host)
+    deaf.connect((host, 9))
+    address = deaf.getsockname()
     async with datagram_endpoint(remote_addr=address[:2]) as (transport, protocol):
         transport.sendto(b"to nobody")
         errors = await protocol.failed()
         assert isinstance(errors[0], ConnectionRefusedError)
         assert not transport.is_closing()
+        deaf.close()
         # Somebody opens the port: the endpoint works.
         async with datagram_endpoint(local_addr=address[:2]) as (server, served):
             transport.sendto(b"to somebody")
@@ -412,8 +417,8 @@ async def test_port_unreachable(loop, host):
         assert len(errors) == 1
 
 
-async def test_port_unreachable_is_told_by_the_next_sendto(loop):
-    async with datagram_endpoint(remote_addr=(LOCALHOST, free_port())) as (transport, protocol):
+async def test_port_unreachable_is_told_by_the_next_sendto(loop, deaf_address):
+    async with datagram_endpoint(remote_addr=deaf_address) as (transport, protocol):
         transport.sendto(b"x")
         assert protocol.errors == []
         transport.sendto(b"x")
@@ -424,10 +429,10 @@ async def test_port_unreachable_is_told_by_the_next_sendto(loop):
         assert set(map(type, protocol.errors)) == {ConnectionRefusedError}
 
 
-async def test_an_unconnected_endpoint_does_not_hear_of_closed_ports(loop):
+async def test_an_unconnected_endpoint_does_not_hear_of_closed_ports(loop, deaf_address):
     with bound_socket() as peer:
         async with datagram_endpoint() as (transport, protocol):
-            transport.sendto(b"x", (LOCALHOST, free_port()))
+            transport.sendto(b"x", deaf_address)
             await settle()
             transport.sendto(b"x", peer.getsockname())
             await receive_datagram(peer)
@@ -473,8 +478,8 @@ async def test_an_exception_in_error_received_comes_out_of_sendto(loop):
         assert len(protocol.errors) == 1
 
 
-async def test_an_exception_in_error_received_of_a_read_is_reported(loop, reports):
-    async with datagram_endpoint(raising("error_received"), remote_addr=(LOCALHOST, free_port())) as (
+async def test_an_exception_in_error_received_of_a_read_is_reported(loop, reports, deaf_address):
+    async with datagram_endpoint(raising("error_received"), remote_addr=deaf_address) as (
         transport,
         protocol,
     ):
