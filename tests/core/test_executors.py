@@ -59,13 +59,7 @@ class ByHand(concurrent.futures.Executor):
 
 
 class OwnFuture(concurrent.futures.Future):
-    """Says how often it was asked."""
-
-    asked = 0
-
-    def result(self, timeout=None):
-        self.asked += 1
-        return super().result(timeout)
+    """May do anything in its methods: it is asked for what it has."""
 
 
 @pytest.mark.parametrize("make", [concurrent.futures.Future, OwnFuture])
@@ -76,7 +70,6 @@ async def test_futures_of_any_executor(loop, make):
     ended, cancelled_there, cancelled_here = executor.futures
     threading.Thread(target=ended.set_result, args=("done",)).start()
     assert await first == "done"
-    assert getattr(ended, "asked", 1) == 1
     assert cancelled_there.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from typing import Any
 
 import memory
@@ -19,6 +20,13 @@ GROWTH = 100_000
 # allocator takes. Plain: 450 are the transport, 440 libuv's handle and write request, the rest its context. TLS: 17,000
 # are OpenSSL's own, in version 3.0. Measured: 1,113 (900 with the allocator that is used) and 22,100.
 IDLE = {"plain": 1200, "tls": 24 * 1024}
+# OpenSSL 3.6 takes 17,000 more for a connection, half of it keys that a quantum computer does not break, and some 30,000
+# once, whether 1,000 connections come or 4,000.
+if ssl.OPENSSL_VERSION_INFO >= (3, 5):
+    IDLE["tls"] += 17 * 1024
+    ONCE = {"plain": 0, "tls": 30_000}
+else:
+    ONCE = {"plain": 0, "tls": 0}
 
 
 def measured(kind: str, call: str, *, allocator: str = "malloc", limit: float = 90) -> Any:
@@ -43,7 +51,7 @@ def test_connections_leave_no_memory(loop_kind, certificate_files, transport):
     folder = folder_for(transport, certificate_files)
     call = f"growth(new_event_loop, 1000, {folder!r})"
     bytes_left, _, objects, descriptors = measured(loop_kind, call)
-    assert bytes_left < GROWTH
+    assert bytes_left < GROWTH + ONCE[transport]
     assert (objects < 50, descriptors) == (True, 0)
 
 
