@@ -20,8 +20,8 @@ GROWTH = 100_000
 # allocator takes. Plain: 450 are the transport, 440 libuv's handle and write request, the rest its context. TLS: 17,000
 # are OpenSSL's own, in version 3.0. Measured: 1,113 (900 with the allocator that is used) and 22,100.
 IDLE = {"plain": 1200, "tls": 24 * 1024}
-# OpenSSL 3.6 takes 17,000 more for a connection, half of it keys that a quantum computer does not break, and some 30,000
-# once, whether 1,000 connections come or 4,000.
+# OpenSSL 3.6 takes 17,000 more for a connection, half of it keys that a quantum computer does not break, and some
+# 30,000 once, whether 1,000 connections come or 4,000.
 if ssl.OPENSSL_VERSION_INFO >= (3, 5):
     IDLE["tls"] += 17 * 1024
     ONCE = {"plain": 0, "tls": 30_000}
