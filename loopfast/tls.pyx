@@ -452,15 +452,13 @@ cdef class TLSEngine(FastProtocol):
 
     cdef int write_data(self, object data) except -1:
         cdef Py_buffer view
+        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
         if self.is_elsewhere():
-            if not isinstance(data, (bytes, bytearray, memoryview)):
-                raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
             self._loop.call_soon_threadsafe(self._write, bytes(data))
             return 0
         if type(data) is bytes:
             return self.write_memory(data, PyBytes_AS_STRING(<PyObject*> data), PyBytes_GET_SIZE(<PyObject*> data))
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
         if type(data) is memoryview and not data.c_contiguous:
             # OpenSSL refuses it.
             self._write_appdata((data,))
