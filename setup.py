@@ -48,6 +48,7 @@ DIRECTIVES = {
     "embedsignature": True,
     "embedsignature.format": "clinic",  # the form inspect.signature() can parse
     "auto_pickle": False,  # what Cython generates trusts the pickle
+    "freethreading_compatible": True,  # see CONTRIBUTING.md, "Without the GIL"
 }
 
 

@@ -23,7 +23,7 @@ import types
 import weakref
 from asyncio import base_events, constants, events, sslproto
 from asyncio.log import logger
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from loopfast._executors import wrap_work
@@ -147,6 +147,21 @@ def _tls_class() -> type[sslproto.SSLProtocol]:
     return TLSProtocol if sslproto.SSLProtocol is InheritedProtocol else sslproto.SSLProtocol
 
 
+def _upgraded_tls(loop: Loop, *args: Any, **kwargs: Any) -> Any:
+    tls: Any = _tls_class()(loop, *args, **kwargs)
+    tls._ssl_writing_paused, tls._app_writing_paused = loop._upgrading
+    return tls
+
+
+# The running asyncio's own function, which differs between versions, with another class of TLS connections. One for all
+# calls: without the GIL a function waits for the garbage collector.
+_start_tls: Callable[..., Coroutine[Any, Any, Any]] = types.FunctionType(
+    base_events.BaseEventLoop.start_tls.__code__,
+    {**vars(base_events), "sslproto": types.SimpleNamespace(SSLProtocol=_upgraded_tls)},
+)
+_start_tls.__kwdefaults__ = base_events.BaseEventLoop.start_tls.__kwdefaults__
+
+
 class Loop(BaseLoop, asyncio.SelectorEventLoop):
     """An asyncio event loop on libuv.
 
@@ -167,6 +182,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     #: Transports of pipes, which the compiled part does not see; weakly. None without any.
     _pipes: set[weakref.ref[Any]] | None
+    _upgrading: tuple[bool, bool]
     #: The last slow callbacks, and the stack that was seen during the one that began at a time. None without any.
     _slow_calls: collections.deque[SlowCallback] | None
     _slow_sample: tuple[float, tuple[str, ...]] | None
@@ -584,20 +600,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         """
         # What was written before may still wait: the protocol that was told to pause is told to resume by TLS.
         full = getattr(transport, "_protocol_paused", False) is True
-        paused = full and transport.get_protocol() is protocol
-
-        def make_protocol(*args: Any, **kwargs: Any) -> Any:
-            tls: Any = _tls_class()(*args, **kwargs)
-            tls._ssl_writing_paused = full
-            tls._app_writing_paused = paused
-            return tls
-
-        # The running asyncio's own function, which differs between versions, with another class of TLS connections.
-        inherited = base_events.BaseEventLoop.start_tls
-        names = {**vars(base_events), "sslproto": types.SimpleNamespace(SSLProtocol=make_protocol)}
-        upgrade = types.FunctionType(inherited.__code__, names)
-        upgrade.__kwdefaults__ = inherited.__kwdefaults__
-        return await upgrade(self, transport, protocol, sslcontext, **options)
+        # asyncio's code makes the TLS connection, which takes this, before it first waits.
+        self._upgrading = full, full and transport.get_protocol() is protocol
+        return await _start_tls(self, transport, protocol, sslcontext, **options)
 
     if sys.platform != "win32":
 

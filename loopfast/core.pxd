@@ -148,8 +148,8 @@ cdef class LoopCore(LoopBuffers):
     cdef public object _coroutine_origin_tracking_enabled, _coroutine_origin_tracking_saved_depth
     cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets
     # What our own Python half stores on it.
-    cdef public object _previous_wakeup_fd, _installed_meanwhile, _pidfds, _pipes, _slow_calls, _slow_sample, _endpoint
-    cdef public object _executor_chosen
+    cdef public object _previous_wakeup_fd, _installed_meanwhile, _pidfds, _pipes, _upgrading, _slow_calls, _slow_sample
+    cdef public object _endpoint, _executor_chosen
     # What loopfast.uv has on this loop, or None: told when the loop closes.
     cdef public object _binding
     # What statistics() shows: bytes that the kernel gave and took, connections accepted, failures of accept(). Counted

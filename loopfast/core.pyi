@@ -31,6 +31,7 @@ class LoopCore(LoopBuffers):
     _bytes_sent: int
     _endpoint: Any
     _pipes: Any
+    _upgrading: Any
     _slow_calls: Any
     _slow_sample: Any
 

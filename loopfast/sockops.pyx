@@ -24,7 +24,7 @@ from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_set_edges, lf_set_
 from loopfast.includes.python cimport (
     METH_NOARGS, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_FromStringAndSize,
     PyErr_Clear, PyErr_SetObject, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
-    PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef, propagate,
+    PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef, propagate, visitproc,
 )
 from loopfast.includes.socket cimport lf_recv, lf_send
 from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
@@ -277,6 +277,29 @@ cdef class SocketSet(KernelSet):
             if LF_FREE_THREADED:
                 Py_DECREF(<PyObject*> call)
         return 0
+
+
+# Without the GIL the set owns the calls that wait, and shows them to the collector (see collector.traverse_loop).
+
+ctypedef int (*traverse_function)(PyObject*, visitproc, void*) noexcept
+cdef traverse_function generated_traverse
+
+
+cdef int traverse_set(PyObject* self, visitproc visit, void* arg) noexcept:
+    cdef SocketWatch* watches = (<SocketSet> self).watches
+    cdef int fd
+    cdef int status = generated_traverse(self, visit, arg)
+    for fd in range((<SocketSet> self).capacity):
+        if status == 0 and watches[fd].reader != NULL:
+            status = visit(watches[fd].reader, arg)
+        if status == 0 and watches[fd].writer != NULL:
+            status = visit(watches[fd].writer, arg)
+    return status
+
+
+if LF_FREE_THREADED:
+    generated_traverse = (<PyTypeObject*> SocketSet).tp_traverse
+    (<PyTypeObject*> SocketSet).tp_traverse = traverse_set
 
 
 @cython.final

@@ -87,7 +87,7 @@ def prepare(interpreter: Interpreter) -> dict[str, str]:
     """The environment for `make` with *interpreter*; makes its virtual environment where `python -m venv` cannot."""
     environment = dict(os.environ)
     if interpreter.version == FREE_THREADED:
-        # Support is not declared yet: without this the import of loopfast turns the GIL on.
+        # Or a module of some other package would turn the GIL on.
         environment["PYTHON_GIL"] = "0"
     if not interpreter.facts["compiler"] and "CC" not in environment:
         # One that was built elsewhere remembers a compiler that is not here.

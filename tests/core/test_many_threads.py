@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import socket
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -333,3 +335,14 @@ def test_writes_of_other_threads_arrive_whole(loop_factory):
         assert sorted(lines) == sorted([name * 10 for name in (b"a", b"b", b"c")] * calls)
         transport.close()
         lost.wait()
+
+
+@free_threaded_only
+@pytest.mark.loopfast_only("asyncio is part of the interpreter")
+def test_no_module_turns_the_gil_on(loop_kind):
+    code = "import sys, loopfast, loopfast.uv, loopfast.fs; print(sys._is_gil_enabled())"
+    without = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=without, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -1,6 +1,7 @@
 """Programs of test_memory.py, each run in a process of its own: what connections leave, and what an idle one takes.
 
-They print their measurements as one line of JSON. What is allocated is asked of glibc, in bytes.
+They print their measurements as one line of JSON. What is allocated is asked of glibc, in bytes; all that the
+interpreter takes must come from there, by PYTHONMALLOC=malloc.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 import ssl
 import subprocess
 import sys
+import sysconfig
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,10 @@ class Information(ctypes.Structure):
     ]
 
 
+# Without the GIL the interpreter has an allocator of its own, in all cases: its blocks are asked of tracemalloc.
+HAS_OWN_ALLOCATOR = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+if HAS_OWN_ALLOCATOR:
+    tracemalloc.start()
 LIBC = ctypes.CDLL(None)
 HAS_MALLINFO = hasattr(LIBC, "mallinfo2")
 if HAS_MALLINFO:
@@ -40,7 +47,10 @@ if HAS_MALLINFO:
 def allocated() -> int:
     """Bytes handed out by malloc() and not given back, those in mappings of their own included."""
     found = LIBC.mallinfo2()
-    return int(found.uordblks + found.hblkhd)
+    taken = int(found.uordblks + found.hblkhd)
+    if HAS_OWN_ALLOCATOR:
+        taken += tracemalloc.get_traced_memory()[0] - tracemalloc.get_tracemalloc_memory()
+    return taken
 
 
 def resident() -> int:
@@ -114,6 +124,8 @@ def growth(factory: Callable[[], Any], times: int, folder: str | None) -> None:
         await run(1000)
         gc.collect()
         gc.disable()
+        # The collector has emptied the free lists.
+        await run(10 * TOGETHER)
         before = allocated(), resident(), len(gc.get_objects()), len(open_descriptors())
         await run(times)
         after = allocated(), resident(), len(gc.get_objects()), len(open_descriptors())
