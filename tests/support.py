@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -321,6 +323,24 @@ async def receive_datagram(sock: socket.socket) -> tuple[bytes, Any]:
             return sock.recvfrom(1 << 17)
         except BlockingIOError:
             await asyncio.sleep(0.0005)
+
+
+def kill_when_asleep(loop: asyncio.AbstractEventLoop, number: int) -> threading.Thread:
+    """Have a thread, which is returned, send the signal to this process when the loop runs and has nothing to do.
+
+    It is started before: Thread.start() in a callback may still run when the signal comes.
+    """
+    running = threading.Event()
+
+    def work() -> None:
+        running.wait()
+        time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    loop.call_soon(running.set)
+    return thread
 
 
 async def settle(turns: int = 5) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from support import SLOWNESS, program, run_program, until
+from support import kill_when_asleep, program, run_program, until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Unix signals")
 
@@ -178,8 +178,7 @@ def test_an_exception_of_a_plain_handler_leaves_the_run(loop):
         raise Alarm
 
     previous = signal.signal(signal.SIGUSR1, handler)
-    thread = threading.Timer(0.02 * SLOWNESS, kill)
-    thread.start()
+    thread = kill_when_asleep(loop, signal.SIGUSR1)
     with pytest.raises(Alarm):
         loop.run_forever()
     thread.join()
@@ -383,8 +382,7 @@ def test_a_plain_handler_that_raises_ends_the_wait_after(loop, loop_factory, eve
         other.add_signal_handler(signal.SIGUSR2, lambda: None)
     loop.call_soon(MEANWHILE[event], loop, other)
     previous = signal.signal(signal.SIGUSR1, raise_alarm)
-    thread = threading.Timer(0.02, kill)
-    loop.call_soon(thread.start)
+    thread = kill_when_asleep(loop, signal.SIGUSR1)
     try:
         with pytest.raises(Alarm):
             loop.run_forever()

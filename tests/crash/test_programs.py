@@ -435,12 +435,12 @@ run(main())
 def test_a_signal_handler_of_python_that_misuses_the_loop(loop_kind, deed, expected):
     """It is called where the loop waits; what it raises ends the run, and the loop can run again."""
     code = f"""{QUIET}
+from support import kill_when_asleep
 loop = new_event_loop()
 def handler(number, frame):
     {deed}
 signal.signal(signal.SIGUSR2, handler)
-# While the loop runs.
-loop.call_soon(threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR2)).start)
+kill_when_asleep(loop, signal.SIGUSR2)
 # stop() wakes nobody.
 loop.call_later(0.2, loop.stop)
 print(attempt(loop.run_forever))
@@ -459,7 +459,7 @@ sys.setswitchinterval(1e-6)
 threading.excepthook = lambda what: None
 # Without the GIL each is a whole one, and stops all threads.
 def collect():
-    if random.random() < 0.1:
+    if random.random() < 0.01:
         gc.collect(0)
 async def main():
     loop = asyncio.get_running_loop()
