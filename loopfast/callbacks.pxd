@@ -22,20 +22,20 @@ cdef class Handle:
         PyObject* callback
         PyObject* context
         # args[0] is the spare slot that PY_VECTORCALL_ARGUMENTS_OFFSET asks for; with more than three arguments args[1]
-        # is a tuple.
+        # is a tuple, and `nargs` is 4.
         PyObject* args[4]
-        Py_ssize_t nargs
         # Borrowed, a CallbackQueues. Set exactly while the loop's ring, heap or descriptor set holds this handle, so it
         # cannot dangle.
         PyObject* loop
-        # Debug mode only: where it was made; how it looked when it was cancelled.
-        PyObject* source_traceback
-        PyObject* last_repr
-        bint is_cancelled
-        bint is_running
-        bint is_queued
+        # Debug mode only, else NULL: a tuple of where it was made and how it looked when it was cancelled.
+        PyObject* notes
+        # Bytes, as thousands of handles may wait: two cache lines hold even the largest that threads make.
+        unsigned char nargs
+        unsigned char is_cancelled
+        unsigned char is_running
+        unsigned char is_queued
         # Runs more than once (a reader's or a writer's callback): not released after the run.
-        bint is_persistent
+        unsigned char is_persistent
         object __weakref__
 
     cdef void release(self) noexcept
@@ -45,6 +45,7 @@ cdef class Handle:
     cdef object look_at(self, PyObject** field)
     cdef tuple look_at_arguments(self)
     cdef object describe(self, object repr_info)
+    cdef int note(self, object source_traceback, object last_repr) except -1
 
 
 cdef class TimerHandle(Handle):
@@ -273,7 +274,7 @@ cdef inline int fill_handle(PyObject* item, CallbackQueues loop, PyObject* callb
     (<Handle> item).context = context
     Py_INCREF(callback)
     (<Handle> item).callback = callback
-    (<Handle> item).nargs = nargs
+    (<Handle> item).nargs = <unsigned char> min(nargs, 4)
     if packed != NULL:
         (<Handle> item).args[1] = packed
     else:
@@ -337,8 +338,7 @@ cdef inline void drop_call(PyObject* item) noexcept:
 cdef inline void recycle(CallbackQueues loop, PyObject* item) noexcept:
     """Give up a reference to a handle that has run; keep it for reuse if nobody else can see it."""
     if (lf_is_unshared(item) and Py_TYPE(item) == <PyTypeObject*> Handle and loop.spare_count < SPARE_HANDLES
-            and weak_references(item) == NULL and (<Handle> item).source_traceback == NULL
-            and (<Handle> item).last_repr == NULL):
+            and weak_references(item) == NULL and (<Handle> item).notes == NULL):
         loop.spare[loop.spare_count] = item
         loop.spare_count += 1
         return

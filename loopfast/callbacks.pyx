@@ -67,9 +67,7 @@ cdef class Handle:
     def __dealloc__(self):
         if self.callback != NULL:
             self.release()
-        if self.source_traceback != NULL or self.last_repr != NULL:
-            Py_XDECREF(self.source_traceback)
-            Py_XDECREF(self.last_repr)
+        Py_XDECREF(self.notes)
         lf_freed(COUNTERS, LF_HANDLE)
 
     cdef void release(self) noexcept:
@@ -95,10 +93,17 @@ cdef class Handle:
                 if not self.is_running:
                     self.release()
                 raise
-            Py_INCREF(<PyObject*> text)
-            self.last_repr = <PyObject*> text
+            self.note(self._source_traceback, text)
         if not self.is_running:
             self.release()
+        return 0
+
+    cdef int note(self, object source_traceback, object last_repr) except -1:
+        cdef PyObject* before = self.notes
+        notes = (source_traceback, last_repr)
+        Py_INCREF(<PyObject*> notes)
+        self.notes = <PyObject*> notes
+        Py_XDECREF(before)
         return 0
 
     def cancel(self):
@@ -178,11 +183,11 @@ cdef class Handle:
 
     @property
     def _repr(self):
-        return None if self.last_repr == NULL else <object> self.last_repr
+        return None if self.notes == NULL else (<object> self.notes)[1]
 
     @property
     def _source_traceback(self):
-        return None if self.source_traceback == NULL else <object> self.source_traceback
+        return None if self.notes == NULL else (<object> self.notes)[0]
 
 
 @cython.no_gc
@@ -417,10 +422,7 @@ cdef PyObject* make_threadsafe_handle(CallbackQueues loop, PyObject* callback, P
 
 
 cdef int remember_source(Handle handle) except -1:
-    stack = format_helpers.extract_stack(sys._getframe())
-    Py_INCREF(<PyObject*> stack)
-    handle.source_traceback = <PyObject*> stack
-    return 0
+    return handle.note(format_helpers.extract_stack(sys._getframe()), None)
 
 
 cdef bint FORMAT_TAKES_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters

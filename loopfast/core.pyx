@@ -756,7 +756,7 @@ cdef class LoopCore(LoopBuffers):
             "exception": failure,
             "handle": handle,
         }
-        if handle.source_traceback != NULL:
+        if handle.notes != NULL:
             context["source_traceback"] = handle._source_traceback
         return self.report(context)
 

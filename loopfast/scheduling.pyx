@@ -17,8 +17,8 @@ from loopfast.core cimport LoopCore, wake
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyDescr_NewMethod, PyDict_SetItemString,
-    PyFloat_AsDouble, PyFloat_CheckExact, PyLong_CheckExact, PyMethodDef, PyTuple_GET_ITEM, PyTuple_GET_SIZE,
-    PyType_Modified, PyTypeObject, PyUnicode_Compare,
+    PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyLong_AsDouble, PyLong_CheckExact, PyMethodDef, PyTuple_GET_ITEM,
+    PyTuple_GET_SIZE, PyType_Modified, PyTypeObject, PyUnicode_Compare,
 )
 from loopfast.includes.threads cimport LF_FREE_THREADED, lf_load_flag, lf_load_object
 
@@ -146,6 +146,10 @@ cdef inline bint is_number(PyObject* obj) noexcept:
     return PyFloat_CheckExact(obj) or PyLong_CheckExact(obj)
 
 
+cdef inline double seconds(PyObject* number) except? -1:
+    return PyFloat_AS_DOUBLE(number) if PyFloat_CheckExact(number) else PyLong_AsDouble(number)
+
+
 cdef inline PyObject* plain_timer(LoopCore loop, double deadline, PyObject** args, Py_ssize_t nargs,
                                   PyObject* context) except NULL:
     cdef TimerHandle timer = TimerHandle.__new__(TimerHandle)
@@ -162,7 +166,7 @@ cdef PyObject* fast_call_later(PyObject* self, PyObject** args, Py_ssize_t nargs
     if (not is_usual(loop) or loop.has_own_clock or not is_simple_call(nargs, 2, args, kwnames, &context)
             or not is_number(args[0])):
         return call_generic("call_later", self, args, nargs, kwnames)
-    return plain_timer(loop, lf_monotonic() + PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
+    return plain_timer(loop, lf_monotonic() + seconds(args[0]), args + 1, nargs - 1, context)
 
 
 cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, PyObject* kwnames) except NULL:
@@ -171,7 +175,7 @@ cdef PyObject* fast_call_at(PyObject* self, PyObject** args, Py_ssize_t nargs, P
     cdef PyObject* timer
     if not is_usual(loop) or not is_simple_call(nargs, 2, args, kwnames, &context) or not is_number(args[0]):
         return call_generic("call_at", self, args, nargs, kwnames)
-    timer = plain_timer(loop, PyFloat_AsDouble(args[0]), args + 1, nargs - 1, context)
+    timer = plain_timer(loop, seconds(args[0]), args + 1, nargs - 1, context)
     if not PyFloat_CheckExact(args[0]):
         (<TimerHandle> timer).given = <object> args[0]
     return timer

@@ -89,6 +89,8 @@ cdef extern from "Python.h":
     int PyContext_Exit(PyObject* ctx)
     bint PyContext_CheckExact(PyObject* obj)
     double PyFloat_AsDouble(PyObject* obj) except? -1.0
+    double PyFloat_AS_DOUBLE(PyObject* obj)
+    double PyLong_AsDouble(PyObject* obj) except? -1.0
     bint PyFloat_CheckExact(PyObject* obj)
     bint PyLong_CheckExact(PyObject* obj)
     Py_ssize_t PyLong_AsSsize_t(PyObject* obj)
