@@ -87,13 +87,12 @@ cdef class Handle:
         if self.loop != NULL and (<CallbackQueues> self.loop)._debug:
             # Kept for log lines that name a handle whose callback is gone by then.
             try:
-                text = repr(self)
+                self.note(self._source_traceback, repr(self))
             except BaseException:
                 # Cancelled it is all the same.
                 if not self.is_running:
                     self.release()
                 raise
-            self.note(self._source_traceback, text)
         if not self.is_running:
             self.release()
         return 0

@@ -756,7 +756,7 @@ cdef class LoopCore(LoopBuffers):
             "exception": failure,
             "handle": handle,
         }
-        if handle.notes != NULL:
+        if handle._source_traceback is not None:
             context["source_traceback"] = handle._source_traceback
         return self.report(context)
 

@@ -154,6 +154,19 @@ def test_no_source_traceback_otherwise(loop, reports):
     assert "source_traceback" not in reports.take()
 
 
+def test_no_source_traceback_of_a_handle_made_before(loop, reports):
+    def fail():
+        loop.set_debug(True)
+        handle.cancel()
+        raise ZeroDivisionError
+
+    handle = loop.call_soon(fail)
+    run_once(loop)
+    assert "source_traceback" not in reports.take()
+    assert handle._source_traceback is None
+    assert "fail() at" in handle._repr
+
+
 def test_coroutine_origin_tracking_only_while_running(debugging):
     depth = []
     debugging.call_soon(lambda: depth.append(sys.get_coroutine_origin_tracking_depth()))
