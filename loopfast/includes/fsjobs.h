@@ -303,13 +303,18 @@ static inline void lf_do_scan(lf_job *job) {
     (void)closedir(folder);
 }
 
+#if defined(__linux__)
+/* Not there before glibc 2.27, which wheels may be built for. */
+extern ssize_t copy_file_range(int, loff_t *, int, loff_t *, size_t, unsigned int) __attribute__((weak));
+#endif
+
 /* Copies from where both files stand to the end of `from`. */
 static inline int lf_copy_data(int from, int to, int64_t size, int *about) {
     char *buffer;
     int status = 0;
     *about = LF_SECOND_NAME;
 #if defined(__linux__)
-    if (size > LF_COPY_BUFFER) {
+    if (copy_file_range != NULL && size > LF_COPY_BUFFER) {
         int64_t total = 0;
         for (;;) {
             ssize_t n = copy_file_range(from, NULL, to, NULL, (size_t)1 << 30, 0);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -299,3 +300,16 @@ def test_build_with_an_old_system_libuv(skeleton: Path, tmp_path: Path) -> None:
 
 def test_build_with_a_wrong_switch(skeleton: Path) -> None:
     assert "LOOPFAST_DEBUG='on': expected 0 or 1" in error_line(build_ext(skeleton, plain(LOOPFAST_DEBUG="on")))
+
+
+# ---- old systems ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's versions")
+def test_a_function_of_glibc_2_27_may_be_missing() -> None:
+    """`make wheels GLIBC=2.17` is for systems without copy_file_range()."""
+    import loopfast.fsops
+
+    symbols = subprocess.run(["nm", "-D", loopfast.fsops.__file__], capture_output=True, text=True, check=True).stdout
+    found = [line.split()[0] for line in symbols.splitlines() if "copy_file_range" in line]
+    assert found in (["w"], ["v"])
