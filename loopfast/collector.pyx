@@ -8,11 +8,10 @@ from cpython.object cimport PyObject
 
 from loopfast.callbacks cimport Handle, is_native
 from loopfast.core cimport LoopCore, LoopObject
-from loopfast.includes.python cimport Py_REFCNT, PyTypeObject, visitproc
+from loopfast.includes.python cimport Py_REFCNT, PyTypeObject, traverseproc, visitproc
 
-ctypedef int (*traverse_function)(PyObject*, visitproc, void*) noexcept
 ctypedef int (*clear_function)(PyObject*) noexcept
-cdef traverse_function generated_traverse
+cdef traverseproc generated_traverse
 cdef clear_function generated_clear
 
 

@@ -24,7 +24,8 @@ from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_set_edges, lf_set_
 from loopfast.includes.python cimport (
     METH_NOARGS, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_INCREF, Py_None, Py_XDECREF, PyBytes_FromStringAndSize,
     PyErr_Clear, PyErr_SetObject, PyIter_Send, PyLong_AsLong, PyLong_AsSsize_t,
-    PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef, propagate, visitproc,
+    PyLong_FromSsize_t, PyMethodDescrObject, PyTypeObject, PyWeakref_NewRef, propagate, traverseproc,
+    visitproc,
 )
 from loopfast.includes.socket cimport lf_recv, lf_send
 from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
@@ -281,8 +282,7 @@ cdef class SocketSet(KernelSet):
 
 # Without the GIL the set owns the calls that wait, and shows them to the collector (see collector.traverse_loop).
 
-ctypedef int (*traverse_function)(PyObject*, visitproc, void*) noexcept
-cdef traverse_function generated_traverse
+cdef traverseproc generated_traverse
 
 
 cdef int traverse_set(PyObject* self, visitproc visit, void* arg) noexcept:

@@ -15,7 +15,7 @@ from loopfast.handles.base cimport UVHandle
 from loopfast.includes cimport uv
 from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_event, lf_set_change, lf_set_open, lf_set_ready
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, PyTypeObject, visitproc,
+    Py_DECREF, Py_INCREF, PyTypeObject, traverseproc, visitproc,
 )
 
 cdef extern from *:
@@ -333,8 +333,7 @@ cdef void* grown_table(void* table, int* capacity, int fd, size_t size) except N
 
 # The set owns its callbacks through C pointers, so it shows them to the collector itself (see collector.traverse_loop).
 
-ctypedef int (*traverse_function)(PyObject*, visitproc, void*) noexcept
-cdef traverse_function generated_traverse
+cdef traverseproc generated_traverse
 
 
 cdef int traverse_set(PyObject* self, visitproc visit, void* arg) noexcept:

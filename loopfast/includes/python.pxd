@@ -8,6 +8,7 @@ cdef extern from "Python.h":
         pass
 
     ctypedef int (*visitproc)(PyObject* obj, void* arg) noexcept
+    ctypedef int (*traverseproc)(PyObject* self, visitproc visit, void* arg) noexcept
 
     ctypedef PyObject* (*iternextfunc)(PyObject* self) noexcept
 
@@ -15,7 +16,7 @@ cdef extern from "Python.h":
         PyObject* tp_dict
         Py_ssize_t tp_weaklistoffset
         unsigned int tp_version_tag
-        int (*tp_traverse)(PyObject* self, visitproc visit, void* arg) noexcept
+        traverseproc tp_traverse
         int (*tp_clear)(PyObject* self) noexcept
         iternextfunc tp_iternext
         PyObject* (*tp_new)(PyTypeObject* kind, PyObject* args, PyObject* kwargs)
