@@ -14,7 +14,7 @@ from .results import Cell, Counts
 
 PREFIX = "suite:"
 """Begins the name by which the budget's worker finds a workload of the suite."""
-LEFT_OUT = ("process.spawn", "process.pipes", "startup.import", "startup.process")
+LEFT_OUT = ("process.spawn", "process.pipes", "process.output", "process.input", "startup.import", "startup.process")
 """Workloads whose work is done by other processes."""
 SECTION = 0.04
 """Seconds at full speed of the long section; callgrind is some fifty times slower."""

@@ -76,6 +76,15 @@ static inline long long lf_write(int fd, const char *data, size_t size) {
 }
 #endif
 
+/* Let the pipe `fd` hold `after` bytes if it holds `before`; else, and where the kernel refuses, nothing happens. */
+static inline void lf_resize_pipe(int fd, int before, int after) {
+#if defined(F_SETPIPE_SZ)
+    if (fcntl(fd, F_GETPIPE_SZ) == before) fcntl(fd, F_SETPIPE_SZ, after);
+#else
+    (void)fd; (void)before; (void)after;
+#endif
+}
+
 /* A set of descriptors watched for the bits LF_READ and LF_WRITE, itself a descriptor that is readable while one of
    them is ready. Every function returns 0 (or a count), or a negated errno. */
 enum { LF_READ = 1, LF_WRITE = 2 };

@@ -9,13 +9,14 @@ that is not hot stays the running interpreter's code.
 
 import sys
 from asyncio import transports
+from asyncio.base_subprocess import WriteSubprocessPipeProto
 
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN
 
 from loopfast.buffers cimport READ_BUFFER_SIZE
 from loopfast.core cimport LoopCore
-from loopfast.includes.platform cimport lf_read, lf_write
+from loopfast.includes.platform cimport lf_read, lf_resize_pipe, lf_write
 from loopfast.includes.python cimport (
     Py_DECREF, Py_XDECREF, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyObject_VectorcallMethod,
     _PyBytes_Resize, propagate,
@@ -33,6 +34,12 @@ except ImportError:
 cdef enum:
     # Bytes from which on a copy costs more than to allocate for the longest read and give back what was not used.
     MUCH = 16 * 1024
+    # Bytes that a pipe holds by default. A read of as many found it full.
+    USUAL_PIPE = 64 * 1024
+    # Bytes that the pipe of a child process is to hold which was found full. Twice as many are no faster.
+    ROOMY_PIPE = 256 * 1024
+    # How often it must have been full for that.
+    OFTEN_FULL = 2
 
 cdef object inherited_read_ready = getattr(Reader, "_read_ready", None)
 cdef object inherited_write = Writer.write
@@ -110,6 +117,18 @@ cdef int count_sent(object loop, Py_ssize_t size) except -1:
     return 0
 
 
+cdef int note_full(object transport) except -1:
+    """The pipe was found full: where that is no accident, give it more room, as otherwise both processes wait for each
+    other at every 64 KiB. Only the pipes of child processes, which asyncio makes, and not where `pipesize` chose another
+    size.
+    """
+    times = transport._times_full + 1
+    transport._times_full = times
+    if times == OFTEN_FULL and isinstance(transport._protocol, WriteSubprocessPipeProto):
+        lf_resize_pipe(transport._fileno, USUAL_PIPE, ROOMY_PIPE)
+    return 0
+
+
 class ReadPipeTransport(Reader):
     """The transport of ``loop.connect_read_pipe()``: an ``asyncio.ReadTransport``."""
 
@@ -118,6 +137,8 @@ class ReadPipeTransport(Reader):
 
     # The last read brought much, so the next one will.
     _reads_much = False
+
+    _times_full = 0
 
     def _read_ready(self):
         cdef Py_ssize_t size
@@ -131,10 +152,14 @@ class ReadPipeTransport(Reader):
             inherited_read_ready(self)
         elif much != (size >= MUCH):
             self._reads_much = not much
+        if size >= USUAL_PIPE and self._times_full < OFTEN_FULL:
+            note_full(self)
 
 
 class WritePipeTransport(Writer):
     """The transport of ``loop.connect_write_pipe()``: an ``asyncio.WriteTransport``."""
+
+    _times_full = 0
 
     def write(self, data):
         """Write *data*, a bytes-like object, at once; what the kernel does not take waits in the buffer.
@@ -153,6 +178,8 @@ class WritePipeTransport(Writer):
         if written < PyBytes_GET_SIZE(<PyObject*> data):
             self._loop._add_writer(self._fileno, self._write_ready)
             self._buffer += memoryview(data)[written:]
+            if self._times_full < OFTEN_FULL:
+                note_full(self)
             self._maybe_pause_protocol()
 
     def _write_ready(self):
@@ -160,3 +187,5 @@ class WritePipeTransport(Writer):
         inherited_write_ready(self)
         if not self._conn_lost:
             count_sent(self._loop, unsent - len(self._buffer))
+            if self._buffer and self._times_full < OFTEN_FULL:
+                note_full(self)

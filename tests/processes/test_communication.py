@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 
 import pytest
 from support import open_descriptors, pattern, settle, until
+
+import loopfast
 
 PIPE, STDOUT = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
 PYTHON = (sys.executable, "-I", "-S", "-c")
@@ -30,6 +33,28 @@ async def test_large_input_and_output(loop):
     out, err = await process.communicate(data)
     assert out == data and err is None
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="the size of pipes is fixed")
+@pytest.mark.parametrize("chosen", [-1, 65536 * 2, 4096], ids=["usual", "larger", "smaller"])
+@pytest.mark.parametrize("fd", [0, 1])
+async def test_pipes_found_full(loop, fd, chosen):
+    """loopfast gives them more room, so that the two processes need not wait for each other at every 64 KiB."""
+    process = await create("/bin/cat", stdin=PIPE, stdout=PIPE, pipesize=chosen)
+    pipe = process._transport.get_pipe_transport(fd).get_extra_info("pipe")
+    size = fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ)
+    data = pattern(50_000)
+    for _ in range(3):
+        # Now and then much: that is not enough.
+        process.stdin.write(data)
+        assert await process.stdout.readexactly(len(data)) == data
+    assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == size
+    data = pattern(3_000_000)
+    process.stdin.write(data)
+    assert await process.stdout.readexactly(len(data)) == data
+    grown = isinstance(loop, loopfast.Loop) and size == 65536
+    assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == (262_144 if grown else size)
+    assert await process.communicate() == (b"", None)
 
 
 async def test_large_output_on_both_streams(loop):

@@ -162,3 +162,32 @@ async def pipes(_loop: Loop, repeats: int) -> None:
         if output != data:
             raise WrongWork("cat answered something else")
         check(process.returncode, 0)
+
+
+BULK = 16 * 1024 * 1024
+# It reads and writes 64 KiB at a time.
+DD = ("dd", "bs=64k", "status=none")
+
+
+@micro("process.output", "16 MiB read from a subprocess")
+async def process_output(_loop: Loop, repeats: int) -> None:
+    for _ in range(repeats):
+        command = (*DD, "if=/dev/zero", f"count={BULK // 65536}")
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        left = BULK
+        while data := await process.stdout.read(65536):
+            left -= len(data)
+        check(left, 0)
+        check(await process.wait(), 0)
+
+
+@micro("process.input", "16 MiB written to a subprocess, 1 MiB at a time")
+async def process_input(_loop: Loop, repeats: int) -> None:
+    data = bytes(1024 * 1024)
+    for _ in range(repeats):
+        process = await asyncio.create_subprocess_exec(*DD, "of=/dev/null", stdin=subprocess.PIPE)
+        for _ in range(BULK // len(data)):
+            process.stdin.write(data)
+            await process.stdin.drain()
+        process.stdin.close()
+        check(await process.wait(), 0)
