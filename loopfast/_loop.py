@@ -6,12 +6,14 @@ methods exactly those of its version; its private hooks are answered by native c
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import collections
 import concurrent.futures
 import contextlib
 import contextvars
 import errno
+import functools
 import os
 import selectors
 import signal
@@ -114,6 +116,37 @@ _KINDS: dict[int, tuple[socket.AddressFamily, socket.SocketKind, int, str]] = {
 }
 
 
+#: The family of UNIX sockets, a number that no socket has where there are none.
+_UNIX = getattr(socket, "AF_UNIX", -1)
+
+#: The number of a socket's family. The attribute of socket.socket makes a member of an enumeration of it each time.
+_FAMILY_OF = _socket.socket.family.__get__
+
+#: The keywords of create_connection(), and what they are when they are not given.
+_CONNECTION_DEFAULTS = (asyncio.BaseEventLoop.create_connection.__kwdefaults__ or {}).items()
+
+
+def _is_numeric(host: Any, port: Any) -> bool:
+    """Return True if these are an IPv4 address and a port that mean nothing else to the resolver."""
+    if type(host) is not str or type(port) is not int or not 0 <= port <= 65535:
+        return False
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _needs_no_lookup(sock: Any, address: Any) -> bool:
+    """Return True if *sock* is a plain socket to which *address* means what it says."""
+    if type(sock) is not socket.socket:
+        return False
+    family = _FAMILY_OF(sock)
+    if family == _UNIX:
+        return True
+    return family == socket.AF_INET and type(address) is tuple and len(address) == 2 and _is_numeric(*address)
+
+
 def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, flags: int) -> Any:
     """Return what ``socket.getaddrinfo`` does if *host* is an address in numbers, for which the resolver asks nobody;
     else None."""
@@ -136,7 +169,7 @@ def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, f
 
 def _refuse_cut_path(sock: Any, address: Any) -> None:
     """Raise ValueError for the path of a unix socket with NUL inside, which the kernel would cut there."""
-    if getattr(sock, "family", None) == getattr(socket, "AF_UNIX", -1) and isinstance(address, (str, bytes, bytearray)):
+    if isinstance(address, (str, bytes, bytearray)) and getattr(sock, "family", None) == _UNIX:
         path = os.fsencode(address) if isinstance(address, str) else address
         # Abstract names begin with one, and may have more.
         if 0 in path and path[0] != 0:
@@ -519,9 +552,56 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         Source: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.sock_connect
         """
         _refuse_cut_path(sock, address)
-        return await super().sock_connect(sock, address)
+        if self._debug or not _needs_no_lookup(sock, address):
+            return await super().sock_connect(sock, address)
+        fut = self.create_future()
+        self._sock_connect(fut, sock, address)
+        try:
+            await fut
+        finally:
+            # The exception holds this frame.
+            del fut
+
+    def _sock_connect(self, fut: asyncio.Future[None], sock: socket.socket, address: Any) -> None:
+        fd = sock.fileno()
+        try:
+            sock.connect(address)
+        except (BlockingIOError, InterruptedError):
+            self._ensure_fd_no_transport(fd)
+            if self._connected_at_once(fd):
+                fut.set_result(None)
+                return
+            inherited: Any = super()
+            handle = self._add_writer(fd, inherited._sock_connect_cb, fut, sock, address)
+            fut.add_done_callback(functools.partial(inherited._sock_write_done, fd, handle=handle))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            fut.set_exception(exc)
+        else:
+            fut.set_result(None)
+        finally:
+            # The exception holds this frame.
+            del fut
 
     # ------------------------------------------------------------------------------------------------- transports
+
+    if not TYPE_CHECKING:
+
+        @functools.wraps(asyncio.BaseEventLoop.create_connection, assigned=("__doc__",))
+        async def create_connection(self, protocol_factory, host=None, port=None, **options):
+            # With one address and nothing to choose, asyncio's own has nothing to do but what follows.
+            if self._debug or not _is_numeric(host, port) or not options.items() <= _CONNECTION_DEFAULTS:
+                return await super().create_connection(protocol_factory, host, port, **options)
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            try:
+                sock.setblocking(False)
+                await self.sock_connect(sock, (host, port))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    sock.close()
+                raise
+            return await self._create_connection_transport(sock, protocol_factory, None, None)
 
     def _start_serving(
         self,

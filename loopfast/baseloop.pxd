@@ -1,5 +1,8 @@
 # The compiled half of the asyncio surface. Sees everything below; nobody cimports it.
 
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
 from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopObject
 from loopfast.handles.poll cimport DescriptorSet
@@ -15,6 +18,10 @@ cdef class BaseLoop(LoopCore):
         dict watched_objects
         # The sockets of sock_recv() and its kin; None until the first call.
         SocketSet sockets
+        # The turn in which connections last stood at once, of which task (borrowed, only compared), and how many.
+        uint64_t connected_in
+        PyObject* connected_by
+        int connected
         # Listening sockets by descriptor.
         dict listeners
         # A subclass overrides create_future().

@@ -16,7 +16,7 @@ from cpython.object cimport PyObject
 from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopObject
 from loopfast.handles.poll cimport DescriptorSet, Watch
-from loopfast.includes.platform cimport LF_READ, LF_WRITE
+from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_is_connected
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_XDECREF, PyContext_Copy, PyDescr_NewMethod, PyDict_SetItemString,
     PyMethodDef, PyObject_Vectorcall, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTupleObject, PyType_Modified, PyTypeObject,
@@ -25,7 +25,7 @@ from loopfast.includes.python cimport (
 from loopfast.includes.socket cimport lf_close_socket, sockaddr_storage
 from loopfast.includes.threads cimport lf_load_flag, lf_load_runner
 from loopfast.server cimport Listener
-from loopfast.sockops cimport RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
+from loopfast.sockops cimport CALLS_PER_TURN, RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
 from loopfast.streams cimport feed_for
 from loopfast.transports.base import know_connections
 from loopfast.transports.stream cimport StreamTransport
@@ -37,6 +37,7 @@ cdef dict FUTURES = asyncio.futures.__dict__
 cdef dict TASKS = asyncio.tasks.__dict__
 cdef object CFuture = asyncio.Future
 cdef object running_loop = asyncio._get_running_loop
+cdef object current_task = asyncio.current_task
 cdef str FUTURE = sys.intern("Future")
 cdef str TASK = sys.intern("Task")
 cdef object inherited_create_task = asyncio.BaseEventLoop.create_task
@@ -395,6 +396,20 @@ cdef class BaseLoop(LoopCore):
         """
         call = self.native_call(sock, SENDALL, data)
         return inherited_sock_sendall(self, sock, data) if call is None else call
+
+    def _connected_at_once(self, int fd) -> bool:
+        """Return True if the socket *fd*, of which connect() is said to be in progress, is connected by now.
+
+        That is the rule for peers on this machine, which need no turn of the loop then; but a task that goes on like
+        this is interrupted, so that others have their turn.
+        """
+        task = current_task(self)
+        if self.connected_in != self.turns or self.connected_by != <PyObject*> task:
+            self.connected_in = self.turns
+            self.connected_by = <PyObject*> task
+            self.connected = 0
+        self.connected += 1
+        return self.connected <= CALLS_PER_TURN and lf_is_connected(fd)
 
     # ------------------------------------------------------------------------------------------------- transports
 

@@ -1,6 +1,7 @@
 # The listening side of a server: accepts, and hands each connection up through LoopCore.on_connection().
 
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 from loopfast.core cimport LoopCore
 from loopfast.handles.poll cimport UVPoll
@@ -14,6 +15,10 @@ cdef class Listener(UVPoll):
         # The listening socket: the Server's, which closes it after close().
         object sock
         int backlog
+        # The last time one connection waited and no more.
+        bint comes_singly
+        # The turn in which one was accepted without a look whether more wait.
+        uint64_t looked_once
         # The name of every connection's own end; None where the socket listens on all addresses.
         object local_name
         # The context the server was started in (owned); each connection gets a copy.

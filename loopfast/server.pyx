@@ -62,18 +62,27 @@ cdef class Listener(UVPoll):
         return 0
 
     cdef int on_poll(self, int status, int events) except -1:
-        """Accept what waits, at most a backlog of it, so that a flood does not starve the rest."""
+        """Accept what waits, at most a backlog of it, so that a flood does not starve the rest.
+
+        Where connections come one at a time, each second accept() finds nothing, and costs as much as the first: it is
+        left to the next turn, which looks for all if the socket is readable still.
+        """
         cdef sockaddr_storage address
         cdef int length = 0
         cdef int fd
         cdef int remaining = max(1, self.backlog)
+        cdef int accepted = 0
         if self.loop.deferring:
             self.defer()
             return 0
+        if self.comes_singly and self.looked_once != self.loop.turns - 1:
+            self.looked_once = self.loop.turns
+            remaining = 1
         while remaining and self.handle != NULL and self.retry is None:
             remaining -= 1
             fd = lf_accept(self.fd, &address, &length)
             if fd >= 0:
+                accepted += 1
                 self.loop._accepted += 1
                 self.loop.on_connection(self, fd, &address, length)
             elif -fd in NOTHING_MORE:
@@ -83,6 +92,7 @@ cdef class Listener(UVPoll):
             else:
                 self.report_error(-fd, "Accepting a connection failed")
                 break
+        self.comes_singly = accepted == 1
         return 0
 
     cdef int on_unwatched(self, int status) except -1:

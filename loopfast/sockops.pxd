@@ -10,6 +10,9 @@ from loopfast.includes.platform cimport lf_event
 
 cdef enum:
     EVENTS_PER_CALL = 128
+    # Calls on one socket that may complete in one turn, and connections of one task
+    # that may stand at once; the next one lets others run first.
+    CALLS_PER_TURN = 16
 
 
 cdef enum:

@@ -34,8 +34,6 @@ from loopfast.includes.threads cimport LF_FREE_THREADED
 cdef enum:
     # Bytes of one sock_recv(), which may return less than was asked for.
     LONGEST_RECV = 120 * 1024
-    # Calls on one socket that may complete in one turn; the next one lets others run first.
-    CALLS_PER_TURN = 16
 
 # Seconds, and at most twice as long: then the kernel is told once more of a socket that a call waits for.
 cdef double SECOND_LOOK = 0.1

@@ -10,6 +10,7 @@
 
 #if !defined(_WIN32)
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 #endif
 
@@ -45,7 +46,6 @@ static inline double lf_monotonic(void) {
 /* Wait until `fd` is readable or `seconds` (below one) have passed. Interruption by a signal ends the wait. */
 #if defined(__linux__)
 #define LF_FINE_WAIT 1
-#include <poll.h>
 
 static inline void lf_wait_readable(int fd, double seconds) {
     struct pollfd one = {.fd = fd, .events = POLLIN};
@@ -55,6 +55,16 @@ static inline void lf_wait_readable(int fd, double seconds) {
 #else
 #define LF_FINE_WAIT 0
 static inline void lf_wait_readable(int fd, double seconds) { (void)fd; (void)seconds; }
+#endif
+
+/* Whether the socket `fd`, whose connect() is in progress, is connected by now. What failed is not. */
+#if defined(_WIN32)
+static inline int lf_is_connected(int fd) { (void)fd; return 0; }
+#else
+static inline int lf_is_connected(int fd) {
+    struct pollfd one = {.fd = fd, .events = POLLOUT};
+    return poll(&one, 1, 0) == 1 && one.revents == POLLOUT;
+}
 #endif
 
 /* read(2) and write(2): the number of bytes or a negated errno, whatever it is. Pipes on Windows are not descriptors. */

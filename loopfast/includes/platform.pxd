@@ -10,6 +10,7 @@ cdef extern from "platform.h" nogil:
 
     const int LF_FINE_WAIT
     void lf_wait_readable(int fd, double seconds)
+    bint lf_is_connected(int fd)
 
     Py_ssize_t lf_read(int fd, char* buffer, size_t size)
     Py_ssize_t lf_write(int fd, const char* data, size_t size)

@@ -156,14 +156,26 @@ static inline int lf_same_address(const struct sockaddr *one, const struct socka
     return one->sa_family == AF_INET6 && memcmp(one, other, sizeof(struct sockaddr_in6)) == 0;
 }
 
-/* The local end of an IPv4 or IPv6 socket. Returns 0, a negated errno, or -EAFNOSUPPORT for another family. */
+/* The local end of an IPv4 or IPv6 socket, or its peer. Returns 0, a negated errno, or -EAFNOSUPPORT for another family. */
+static inline int lf_keep_address(int status, const struct sockaddr_storage *storage, union lf_ip_address *address) {
+    if (status < 0) return -lf_socket_error();
+    if (storage->ss_family != AF_INET && storage->ss_family != AF_INET6) return -EAFNOSUPPORT;
+    memcpy(address, storage, sizeof(*address));
+    return 0;
+}
+
 static inline int lf_local_address(int fd, union lf_ip_address *address) {
     struct sockaddr_storage storage;
     socklen_t size = sizeof(storage);
-    if (getsockname(fd, (struct sockaddr *)&storage, &size) < 0) return -lf_socket_error();
-    if (storage.ss_family != AF_INET && storage.ss_family != AF_INET6) return -EAFNOSUPPORT;
-    memcpy(address, &storage, sizeof(*address));
-    return 0;
+    int status = getsockname(fd, (struct sockaddr *)&storage, &size);
+    return lf_keep_address(status, &storage, address);
+}
+
+static inline int lf_peer_address(int fd, union lf_ip_address *address) {
+    struct sockaddr_storage storage;
+    socklen_t size = sizeof(storage);
+    int status = getpeername(fd, (struct sockaddr *)&storage, &size);
+    return lf_keep_address(status, &storage, address);
 }
 
 /* A number from 0 to `slots` - 1 (`slots` is a power of two) that is the same for equal addresses. */

@@ -27,6 +27,7 @@ cdef extern from "socket.h" nogil:
         int family, const char* host, int port, unsigned int flow, unsigned int scope, lf_ip_address* address
     )
     int lf_local_address(int fd, lf_ip_address* address)
+    int lf_peer_address(int fd, lf_ip_address* address)
     unsigned int lf_address_slot(const sockaddr* address, unsigned int slots)
     int lf_show_address(
         const sockaddr* address, char* host, size_t size, int* port, unsigned int* flow, unsigned int* scope

@@ -119,8 +119,8 @@ cdef int count_sent(object loop, Py_ssize_t size) except -1:
 
 cdef int note_full(object transport) except -1:
     """The pipe was found full: where that is no accident, give it more room, as otherwise both processes wait for each
-    other at every 64 KiB. Only the pipes of child processes, which asyncio makes, and not where `pipesize` chose another
-    size.
+    other at every 64 KiB. Only the pipes of child processes, which asyncio makes, and not where `pipesize` chose
+    another size.
     """
     times = transport._times_full + 1
     transport._times_full = times

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from _socket import socket as PlainSocket
 from asyncio import constants, transports
 
 cimport cython
@@ -12,13 +13,15 @@ from loopfast.core cimport LoopCore
 from loopfast.includes cimport uv
 from loopfast.includes.python cimport Py_DECREF, PyTypeObject, propagate
 from loopfast.includes.socket cimport (
-    AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_ip_address, lf_local_address, lf_show_address,
-    lf_shutdown_write, sockaddr_storage,
+    AF_INET, AF_INET6, lf_address, lf_check_stream, lf_close_socket, lf_ip_address, lf_local_address, lf_peer_address,
+    lf_show_address, lf_shutdown_write, sockaddr_storage,
 )
 from loopfast.transports.base cimport end_name
 from loopfast.transports.stream cimport StreamTransport
 
 cdef tuple NO_ARGUMENTS = ()
+# The number alone: the attribute of socket.socket makes a member of an enumeration of it each time.
+cdef object family_of = PlainSocket.family.__get__
 
 
 @cython.no_gc_clear
@@ -46,8 +49,9 @@ cdef class SocketStream(StreamTransport):
 
     cdef int release_socket(self) except -1:
         # Somebody may ask once it is closed.
-        if self.sockname is None and self.handle != NULL and lf_local_address(self.fd, &self.local) < 0:
-            self.sockname = end_name(self.socket_object().getsockname)
+        if self.sockname is None and not self.local.any.sa_family and self.handle != NULL:
+            if lf_local_address(self.fd, &self.local) < 0:
+                self.sockname = end_name(self.socket_object().getsockname)
         return StreamTransport.release_socket(self)
 
     cdef object own_name(self):
@@ -55,7 +59,7 @@ cdef class SocketStream(StreamTransport):
         cdef int port = 0
         cdef unsigned int flow = 0
         cdef unsigned int scope = 0
-        if self.handle != NULL or not self.local.any.sa_family:
+        if not self.local.any.sa_family:
             return StreamTransport.own_name(self)
         lf_show_address(&self.local.any, host, sizeof(host), &port, &flow, &scope)
         name = (host.decode("ascii"), port)
@@ -163,10 +167,14 @@ cdef SocketStream socket_transport(
     cdef int status = lf_check_stream(fd)
     if status < 0:
         raise OSError(-status, f"{os.strerror(-status)}: {sock!r}")
-    transport.open_socket(loop, fd, sock.family, sock)
+    cdef int family = family_of(sock)
+    transport.open_socket(loop, fd, family, sock)
     transport.open_transport(loop, protocol, server, extra, context)
-    # A client wants to know its ends after the connection is lost, too.
-    transport.sockname = end_name(sock.getsockname)
-    transport.peername = end_name(sock.getpeername)
+    # A client wants to know its ends after the connection is lost, too. An address of IPv4 is kept as it is, and shown
+    # to whom asks for it.
+    if family != AF_INET or lf_local_address(fd, &transport.local) < 0:
+        transport.sockname = end_name(sock.getsockname)
+    if family != AF_INET or lf_peer_address(fd, &transport.peer) < 0:
+        transport.peername = end_name(sock.getpeername)
     transport.start(waiter)
     return transport

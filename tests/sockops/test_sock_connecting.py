@@ -44,6 +44,25 @@ async def test_connecting(loop, host):
         assert loop.remove_writer(sock) is False
 
 
+async def test_connecting_again_and_again_lets_others_run(loop):
+    """A connection to this machine stands when connect() returns, though that tells of one in progress."""
+    turns = 0
+
+    def count():
+        nonlocal turns
+        turns += 1
+        handle[0] = loop.call_soon(count)
+
+    handle = [loop.call_soon(count)]
+    with listening() as server:
+        for _ in range(64):
+            with client() as sock:
+                await loop.sock_connect(sock, server.getsockname())
+                server.accept()[0].close()
+    handle[0].cancel()
+    assert turns >= 3
+
+
 @pytest.mark.parametrize("port", ["text", "number"])
 async def test_a_name_of_a_service(loop, port, monkeypatch):
     """The resolver of the loop is asked for what is no address, with the socket's family and type."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import inspect
 import os
 import socket
 import ssl
@@ -189,6 +191,44 @@ async def test_keywords_of_create_connection(loop):
         assert sock.fileno() == -1
 
 
+async def test_keywords_that_say_what_holds_anyway(loop):
+    """loopfast has a short way to one address, for calls with nothing else to do."""
+    inherited = asyncio.BaseEventLoop.create_connection
+    async with serving(Echo) as (_, address):
+        await echo_once(address, **inherited.__kwdefaults__)
+        with pytest.raises(TypeError, match="unheard_of"):
+            await connect(address, unheard_of=None)
+        with pytest.raises(ValueError, match="server_hostname is only meaningful with ssl"):
+            await connect(address, server_hostname="")
+    assert inspect.signature(type(loop).create_connection) == inspect.signature(inherited)
+
+
+async def test_a_refused_connection(loop):
+    with socket.socket() as unused:
+        unused.bind((LOCALHOST, 0))
+        address = unused.getsockname()
+        before = open_descriptors()
+        with pytest.raises(ConnectionRefusedError) as caught:
+            await connect(address)
+        assert str(caught.value) == f"[Errno {errno.ECONNREFUSED}] Connect call failed {address}"
+        assert caught.value.__context__ is None
+        assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError])
+async def test_a_failing_socket_call_closes_the_new_socket(loop, monkeypatch, error):
+    async with serving(Echo) as (_, address):
+        before = open_descriptors()
+
+        async def sock_connect(sock, address):
+            raise error("not now")
+
+        monkeypatch.setattr(loop, "sock_connect", sock_connect, raising=False)
+        with pytest.raises(error, match="not now"):
+            await connect(address)
+        assert open_descriptors() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -238,6 +278,25 @@ async def test_keywords_of_create_server(loop):
     server.close()
     await settle()
     assert sock.fileno() == -1
+
+
+async def test_many_connections_after_single_ones(loop):
+    """loopfast looks for one connection a turn, and for all that wait once it was not the only one."""
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async with serving(factory) as (_, address):
+        for count in (1, 1, 1, 40, 1, 1, 3, 40, 40):
+            before = len(made)
+            clients = [socket.create_connection(address) for _ in range(count)]
+            await until(lambda wanted=before + count: len(made) == wanted)
+            for client in clients:
+                client.close()
+        for protocol in made:
+            await protocol.lost
 
 
 async def test_a_port_in_use(loop):
