@@ -29,10 +29,9 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from loopfast._executors import wrap_work
-from loopfast._statistics import REMEMBERED, LoopStatistics, SlowCallback, describe_slow, name_call
+from loopfast._slow import REMEMBERED, SlowRecord, describe_slow, name_call
 from loopfast._streams import use_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
-from loopfast.census import take_census
 from loopfast.dns import look_up
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
@@ -43,6 +42,7 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     from loopfast._endpoint import Endpoint
+    from loopfast._statistics import LoopStatistics
 
 __all__ = ["Loop"]
 
@@ -217,7 +217,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     _pipes: set[weakref.ref[Any]] | None
     _upgrading: tuple[bool, bool]
     #: The last slow callbacks, and the stack that was seen during the one that began at a time. None without any.
-    _slow_calls: collections.deque[SlowCallback] | None
+    _slow_calls: collections.deque[SlowRecord] | None
     _slow_sample: tuple[float, tuple[str, ...]] | None
     #: asyncio's.
     _default_executor: Any
@@ -289,6 +289,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         It may be called from any thread, in any state of the loop: of a closed one it tells the counts of its life. The
         counting is always on; a snapshot costs some microseconds, and a little more for each open transport.
         """
+        from loopfast._statistics import snapshot
+        from loopfast.census import take_census
+
         facts = take_census(self)
         kinds = facts["transports"]
         pipes = [reference() for reference in tuple(self._pipes or ())]
@@ -297,7 +300,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         kinds["other"] = sum(getattr(reference(), "_sock", None) is not None for reference in others)
         # The loop's thread may add one meanwhile; a copy is made at once.
         slow = self._slow_calls
-        return LoopStatistics(**facts, slow=tuple(slow.copy()) if slow else ())
+        return snapshot(facts, slow.copy() if slow else ())
 
     def _on_slow_callback(self, subject: Any, method: str | None, started: float, duration: float) -> None:
         """Remember what took long, and in debug mode log it. *subject* is a handle, a protocol of which *method* was
@@ -311,9 +314,10 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         if not self._debug or subject is None:
             return
         text = name_call(subject, method)
-        if slow.task is not None and slow.taken in ("during", "after"):
-            stack = "".join(f"\n  {line}" for line in slow.stack)
-            where = "suspended at" if slow.taken == "after" else "in"
+        _, _, _, task, lines, taken = slow
+        if task is not None and taken in ("during", "after"):
+            stack = "".join(f"\n  {line}" for line in lines)
+            where = "suspended at" if taken == "after" else "in"
             cast(Any, base_events).logger.warning(
                 "Executing %s took %.3f seconds\nThe task was %s:%s", text, duration, where, stack
             )
