@@ -319,7 +319,7 @@ cdef int check_descriptor(int set_fd, int fd, int event) except -1:
 
 
 cdef void* grown_table(void* table, int* capacity, int fd, size_t size) except NULL:
-    cdef int wanted = max(64, capacity[0])
+    cdef int wanted = max(16, capacity[0])
     cdef char* grown
     while wanted <= fd:
         wanted *= 2
