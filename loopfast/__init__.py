@@ -29,13 +29,13 @@ except ModuleNotFoundError as _missing:
 
 from loopfast._install import install, uninstall
 from loopfast._run import new_event_loop, run
+from loopfast._statistics import LoopStatistics, SlowCallback
 from loopfast._version import __version__
 
 if TYPE_CHECKING:
     from loopfast import fs as fs
     from loopfast._alias import LoopfastAliasWarning, UvloopAlias, uvloop_alias
     from loopfast._policy import EventLoopPolicy as EventLoopPolicy
-    from loopfast._statistics import LoopStatistics, SlowCallback
     from loopfast._watch import Change, ChangeKind, Watch, watch
 
 # EventLoopPolicy is public but not listed: asyncio deprecated policies in 3.14 and drops them in 3.16, and a star
@@ -61,7 +61,6 @@ __all__ = [
 
 #: Loaded on first use.
 _FROM_ALIAS = ("LoopfastAliasWarning", "UvloopAlias", "uvloop_alias")
-_FROM_STATISTICS = ("LoopStatistics", "SlowCallback")
 _FROM_WATCH = ("Change", "ChangeKind", "Watch", "watch")
 
 
@@ -70,7 +69,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """Define on first use ``EventLoopPolicy``, so that importing loopfast never touches asyncio's policies, the
-        alias of uvloop, the types of statistics, and what is about files."""
+        alias of uvloop, and what is about files."""
         if name == "fs":
             import loopfast.fs
 
@@ -84,11 +83,6 @@ if not TYPE_CHECKING:
 
             globals().update({item: getattr(_watch, item) for item in _FROM_WATCH})
             return globals()[name]
-        if name in _FROM_STATISTICS:
-            from loopfast import _statistics
-
-            globals().update({item: getattr(_statistics, item) for item in _FROM_STATISTICS})
-            return globals()[name]
         if name in _FROM_ALIAS:
             from loopfast import _alias
 
@@ -98,4 +92,4 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "EventLoopPolicy", "fs", *_FROM_ALIAS, *_FROM_STATISTICS, *_FROM_WATCH})
+    return sorted({*globals(), "EventLoopPolicy", "fs", *_FROM_ALIAS, *_FROM_WATCH})

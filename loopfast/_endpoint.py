@@ -25,7 +25,7 @@ import warnings
 import weakref
 from typing import Any
 
-from loopfast._slow import frames_below, show_frames
+from loopfast._statistics import frames_below, show_frames
 from loopfast._version import __version__
 
 __all__ = ["Endpoint", "default_folders", "file_name", "wanted_folder"]

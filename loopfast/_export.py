@@ -1,13 +1,54 @@
-"""The loops that an exporter tells of, by name."""
+"""What the exporters share: names, units and meanings of the figures, and the loops they tell of."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import weakref
 
 from loopfast._loop import Loop
 
-__all__ = ["NamedLoops"]
+__all__ = ["METRICS", "Metric", "NamedLoops"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Metric:
+    """How a field of `LoopStatistics` is exported."""
+
+    #: The field.
+    field: str
+    #: OpenTelemetry's name is ``loopfast.`` and this; Prometheus' has underscores, the unit, and ``_total`` for counts.
+    name: str
+    #: UCUM, as OpenTelemetry wants it: ``s``, ``By``, ``{callback}``.
+    unit: str
+    #: Only ever grows.
+    counts: bool
+    description: str
+    #: The field is a mapping, whose keys are values of this attribute.
+    attribute: str | None = None
+
+
+METRICS = (
+    Metric("run_time", "run.time", "s", True, "Time that the event loop has run"),
+    Metric("idle_time", "idle.time", "s", True, "Time of that spent asleep, waiting for events"),
+    Metric("iterations", "iterations", "{iteration}", True, "Turns of the event loop"),
+    Metric("callbacks", "callbacks", "{callback}", True, "Callbacks, timers, readers and writers run"),
+    Metric("events", "events", "{event}", True, "Events that the kernel has reported"),
+    Metric("ready", "ready", "{callback}", False, "Callbacks that wait for their turn"),
+    Metric("timers", "timers", "{timer}", False, "Timers that are set"),
+    Metric("handles", "handles", "{handle}", False, "Open libuv handles", "kind"),
+    Metric("transports", "transports", "{transport}", False, "Open transports", "kind"),
+    Metric("listeners", "listeners", "{socket}", False, "Listening sockets"),
+    Metric("descriptors", "descriptors", "{descriptor}", False, "Descriptors watched for readers and writers"),
+    Metric("bytes_received", "received", "By", True, "Bytes received by transports, pipes and sock_*() calls"),
+    Metric("bytes_sent", "sent", "By", True, "Bytes sent by transports, pipes and sock_*() calls"),
+    Metric("accepted", "accepted", "{connection}", True, "Connections accepted"),
+    Metric("accept_errors", "accept.errors", "{error}", True, "Times that accepting connections failed"),
+    Metric(
+        "slow_callbacks", "slow.callbacks", "{callback}", True, "Callbacks that took slow_callback_duration or longer"
+    ),
+    Metric("stalls", "stalls", "{stall}", True, "Stretches of a few turns that took that long"),
+)
 
 
 class NamedLoops:

@@ -29,9 +29,10 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from loopfast._executors import wrap_work
-from loopfast._slow import REMEMBERED, SlowRecord, describe_slow, name_call
+from loopfast._statistics import REMEMBERED, LoopStatistics, SlowCallback, describe_slow, name_call
 from loopfast._streams import use_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
+from loopfast.census import take_census
 from loopfast.dns import look_up
 from loopfast.scheduling import install_fast_methods
 from loopfast.tls import TLSProtocol
@@ -42,7 +43,6 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     from loopfast._endpoint import Endpoint
-    from loopfast._statistics import LoopStatistics
 
 __all__ = ["Loop"]
 
@@ -122,11 +122,15 @@ _SOCKETPAIR = getattr(_socket, "socketpair", socket.socketpair)
 #: The family of UNIX sockets, a number that no socket has where there are none.
 _UNIX = getattr(socket, "AF_UNIX", -1)
 
-#: The number of a socket's family. The attribute of socket.socket makes a member of an enumeration of it each time.
-_FAMILY_OF = _socket.socket.family.__get__
+#: The class of sockets, which a program may replace.
+_SOCKET = socket.socket
 
-#: The keywords of create_connection(), and what they are when they are not given.
-_CONNECTION_DEFAULTS = (asyncio.BaseEventLoop.create_connection.__kwdefaults__ or {}).items()
+#: The numbers behind a socket's attributes, of which socket.socket makes members of enumerations each time.
+_FAMILY_OF, _TYPE_OF, _PROTO_OF = (
+    _socket.socket.family.__get__,
+    _socket.socket.type.__get__,
+    _socket.socket.proto.__get__,
+)
 
 
 def _is_numeric(host: Any, port: Any) -> bool:
@@ -141,13 +145,20 @@ def _is_numeric(host: Any, port: Any) -> bool:
 
 
 def _needs_no_lookup(sock: Any, address: Any) -> bool:
-    """Return True if *sock* is a plain socket to which *address* means what it says."""
-    if type(sock) is not socket.socket:
+    """Return True if *sock* is a plain socket of UNIX or TCP to which *address* means what it says."""
+    if type(sock) is not _SOCKET:
         return False
     family = _FAMILY_OF(sock)
     if family == _UNIX:
         return True
-    return family == socket.AF_INET and type(address) is tuple and len(address) == 2 and _is_numeric(*address)
+    return (
+        family == socket.AF_INET
+        and _TYPE_OF(sock) == socket.SOCK_STREAM
+        and _PROTO_OF(sock) in (0, socket.IPPROTO_TCP)
+        and type(address) is tuple
+        and len(address) == 2
+        and _is_numeric(*address)
+    )
 
 
 def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, flags: int) -> Any:
@@ -220,7 +231,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     _pipes: set[weakref.ref[Any]] | None
     _upgrading: tuple[bool, bool]
     #: The last slow callbacks, and the stack that was seen during the one that began at a time. None without any.
-    _slow_calls: collections.deque[SlowRecord] | None
+    _slow_calls: collections.deque[SlowCallback] | None
     _slow_sample: tuple[float, tuple[str, ...]] | None
     #: asyncio's.
     _default_executor: Any
@@ -292,9 +303,6 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         It may be called from any thread, in any state of the loop: of a closed one it tells the counts of its life. The
         counting is always on; a snapshot costs some microseconds, and a little more for each open transport.
         """
-        from loopfast._statistics import snapshot
-        from loopfast.census import take_census
-
         facts = take_census(self)
         kinds = facts["transports"]
         pipes = [reference() for reference in tuple(self._pipes or ())]
@@ -303,7 +311,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         kinds["other"] = sum(getattr(reference(), "_sock", None) is not None for reference in others)
         # The loop's thread may add one meanwhile; a copy is made at once.
         slow = self._slow_calls
-        return snapshot(facts, slow.copy() if slow else ())
+        return LoopStatistics(**facts, slow=tuple(slow.copy()) if slow else ())
 
     def _on_slow_callback(self, subject: Any, method: str | None, started: float, duration: float) -> None:
         """Remember what took long, and in debug mode log it. *subject* is a handle, a protocol of which *method* was
@@ -317,10 +325,9 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         if not self._debug or subject is None:
             return
         text = name_call(subject, method)
-        _, _, _, task, lines, taken = slow
-        if task is not None and taken in ("during", "after"):
-            stack = "".join(f"\n  {line}" for line in lines)
-            where = "suspended at" if taken == "after" else "in"
+        if slow.task is not None and slow.taken in ("during", "after"):
+            stack = "".join(f"\n  {line}" for line in slow.stack)
+            where = "suspended at" if slow.taken == "after" else "in"
             cast(Any, base_events).logger.warning(
                 "Executing %s took %.3f seconds\nThe task was %s:%s", text, duration, where, stack
             )
@@ -576,11 +583,13 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         except (BlockingIOError, InterruptedError):
             self._ensure_fd_no_transport(fd)
             if self._connected_at_once(fd):
+                # As that of asyncio, which would have taken its place, and gone.
+                self._remove_writer(fd)
                 fut.set_result(None)
                 return
-            inherited: Any = super()
-            handle = self._add_writer(fd, inherited._sock_connect_cb, fut, sock, address)
-            fut.add_done_callback(functools.partial(inherited._sock_write_done, fd, handle=handle))
+            asyncios = cast(Any, self)
+            handle = self._add_writer(fd, asyncios._sock_connect_cb, fut, sock, address)
+            fut.add_done_callback(functools.partial(asyncios._sock_write_done, fd, handle=handle))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -592,23 +601,6 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             del fut
 
     # ------------------------------------------------------------------------------------------------- transports
-
-    if not TYPE_CHECKING:
-
-        @functools.wraps(asyncio.BaseEventLoop.create_connection, assigned=("__doc__",))
-        async def create_connection(self, protocol_factory, host=None, port=None, **options):
-            # With one address and nothing to choose, asyncio's own has nothing to do but what follows.
-            if self._debug or not _is_numeric(host, port) or not options.items() <= _CONNECTION_DEFAULTS:
-                return await super().create_connection(protocol_factory, host, port, **options)
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            try:
-                sock.setblocking(False)
-                await self.sock_connect(sock, (host, port))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    sock.close()
-                raise
-            return await self._create_connection_transport(sock, protocol_factory, None, None)
 
     def _start_serving(
         self,

@@ -401,9 +401,11 @@ cdef class BaseLoop(LoopCore):
         """Return True if the socket *fd*, of which connect() is said to be in progress, is connected by now.
 
         That is the rule for peers on this machine, which need no turn of the loop then; but a task that goes on like
-        this is interrupted, so that others have their turn.
+        this is interrupted, so that others have their turn, and one that is being cancelled is to hear of it here.
         """
         task = current_task(self)
+        if task is not None and task.cancelling():
+            return False
         if self.connected_in != self.turns or self.connected_by != <PyObject*> task:
             self.connected_in = self.turns
             self.connected_by = <PyObject*> task

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from loopfast._export import NamedLoops
+from loopfast._export import METRICS, Metric, NamedLoops
 from loopfast._loop import Loop
-from loopfast._statistics import METRICS, Metric
 from loopfast._version import __version__
 
 __all__ = ["LoopInstruments", "export"]

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from loopfast._export import NamedLoops
+from loopfast._export import METRICS, Metric, NamedLoops
 from loopfast._loop import Loop
-from loopfast._statistics import METRICS, LoopStatistics, Metric
+from loopfast._statistics import LoopStatistics
 
 __all__ = ["LoopCollector", "export"]
 

@@ -31,7 +31,7 @@ LAYERS = (
     ("transports.tcp", "transports.pipe"),
     ("transports.process",),
     ("census", "baseloop"),
-    ("_version", "_endpoints", "_executors", "_slow", "_statistics", "_endpoint", "_streams", "_loop"),
+    ("_version", "_endpoints", "_executors", "_statistics", "_endpoint", "_streams", "_loop"),
     (
         "_run",
         "_policy",

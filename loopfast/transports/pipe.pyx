@@ -8,6 +8,7 @@ that is not hot stays the running interpreter's code.
 """
 
 import sys
+import weakref
 from asyncio import transports
 from asyncio.base_subprocess import WriteSubprocessPipeProto
 
@@ -40,6 +41,11 @@ cdef enum:
     ROOMY_PIPE = 256 * 1024
     # How often it must have been full for that.
     OFTEN_FULL = 2
+    # How many pipes may have it at a time. All pipes of an unprivileged user share 64 MiB (pipe(7)).
+    MOST_ROOMY = 32
+
+# The transports of those pipes.
+cdef object roomy = weakref.WeakSet()
 
 cdef object inherited_read_ready = getattr(Reader, "_read_ready", None)
 cdef object inherited_write = Writer.write
@@ -117,15 +123,28 @@ cdef int count_sent(object loop, Py_ssize_t size) except -1:
     return 0
 
 
+cdef bint is_room_left() except -1:
+    """Return True if another pipe may have more room."""
+    if len(roomy) >= MOST_ROOMY:
+        for transport in list(roomy):
+            if transport._pipe is None:
+                roomy.discard(transport)
+    return len(roomy) < MOST_ROOMY
+
+
 cdef int note_full(object transport) except -1:
     """The pipe was found full: where that is no accident, give it more room, as otherwise both processes wait for each
-    other at every 64 KiB. Only the pipes of child processes, which asyncio makes, and not where `pipesize` chose
-    another size.
+    other at every 64 KiB. Only the pipes of child processes, which asyncio makes, and not where `pipesize` chose the
+    size.
     """
     times = transport._times_full + 1
     transport._times_full = times
-    if times == OFTEN_FULL and isinstance(transport._protocol, WriteSubprocessPipeProto):
+    if times < OFTEN_FULL or not isinstance(transport._protocol, WriteSubprocessPipeProto) or not is_room_left():
+        return 0
+    owner = transport._protocol.proc
+    if owner is not None and getattr(owner.get_extra_info("subprocess"), "pipesize", -1) < 0:
         lf_resize_pipe(transport._fileno, USUAL_PIPE, ROOMY_PIPE)
+        roomy.add(transport)
     return 0
 
 

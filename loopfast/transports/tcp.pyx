@@ -2,7 +2,7 @@
 
 import os
 import socket
-from _socket import socket as PlainSocket
+from _socket import socket as CoreSocket
 from asyncio import constants, transports
 
 cimport cython
@@ -21,7 +21,8 @@ from loopfast.transports.stream cimport StreamTransport
 
 cdef tuple NO_ARGUMENTS = ()
 # The number alone: the attribute of socket.socket makes a member of an enumeration of it each time.
-cdef object family_of = PlainSocket.family.__get__
+cdef object family_of = CoreSocket.family.__get__
+cdef object Socket = socket.socket
 
 
 @cython.no_gc_clear
@@ -158,6 +159,15 @@ cdef SocketStream accepted_transport(
     return transport
 
 
+cdef bint tells_its_ends(object sock) except -1:
+    """Return True if what the kernel says of *sock* is what its methods say, which a program may have replaced."""
+    return (
+        type(sock) is Socket
+        and Socket.getsockname is CoreSocket.getsockname
+        and Socket.getpeername is CoreSocket.getpeername
+    )
+
+
 cdef SocketStream socket_transport(
     LoopCore loop, object sock, object protocol, object waiter, dict extra, object server, object context
 ):
@@ -172,9 +182,10 @@ cdef SocketStream socket_transport(
     transport.open_transport(loop, protocol, server, extra, context)
     # A client wants to know its ends after the connection is lost, too. An address of IPv4 is kept as it is, and shown
     # to whom asks for it.
-    if family != AF_INET or lf_local_address(fd, &transport.local) < 0:
+    cdef bint is_kept = family == AF_INET and tells_its_ends(sock)
+    if not is_kept or lf_local_address(fd, &transport.local) < 0:
         transport.sockname = end_name(sock.getsockname)
-    if family != AF_INET or lf_peer_address(fd, &transport.peer) < 0:
+    if not is_kept or lf_peer_address(fd, &transport.peer) < 0:
         transport.peername = end_name(sock.getpeername)
     transport.start(waiter)
     return transport

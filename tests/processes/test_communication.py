@@ -36,7 +36,7 @@ async def test_large_input_and_output(loop):
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="the size of pipes is fixed")
-@pytest.mark.parametrize("chosen", [-1, 65536 * 2, 4096], ids=["usual", "larger", "smaller"])
+@pytest.mark.parametrize("chosen", [-1, 65536, 65536 * 2, 4096], ids=["none", "usual", "larger", "smaller"])
 @pytest.mark.parametrize("fd", [0, 1])
 async def test_pipes_found_full(loop, fd, chosen):
     """loopfast gives them more room, so that the two processes need not wait for each other at every 64 KiB."""
@@ -52,9 +52,27 @@ async def test_pipes_found_full(loop, fd, chosen):
     data = pattern(3_000_000)
     process.stdin.write(data)
     assert await process.stdout.readexactly(len(data)) == data
-    grown = isinstance(loop, loopfast.Loop) and size == 65536
+    grown = isinstance(loop, loopfast.Loop) and chosen == -1
     assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == (262_144 if grown else size)
     assert await process.communicate() == (b"", None)
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="the size of pipes is fixed")
+async def test_few_pipes_get_more_room_at_a_time(loop):
+    """The kernel lets the pipes of an unprivileged user have 64 MiB together."""
+    sizes = []
+    data = pattern(1_000_000)
+    for _ in range(2):
+        children = [await create("/bin/cat", stdin=PIPE, stdout=PIPE) for _ in range(20)]
+        for child in children:
+            child.stdin.write(data)
+            assert await child.stdout.readexactly(len(data)) == data
+        pipes = [child._transport.get_pipe_transport(fd).get_extra_info("pipe") for child in children for fd in (0, 1)]
+        sizes.append([fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) for pipe in pipes])
+        await asyncio.gather(*(child.communicate() for child in children))
+        del children, child, pipes
+    # The second time, as those of the first are gone.
+    assert [each.count(262_144) for each in sizes] == ([32, 32] if isinstance(loop, loopfast.Loop) else [0, 0])
 
 
 async def test_large_output_on_both_streams(loop):

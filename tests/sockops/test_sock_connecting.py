@@ -63,6 +63,48 @@ async def test_connecting_again_and_again_lets_others_run(loop):
     assert turns >= 3
 
 
+async def test_connecting_replaces_a_writer_and_leaves_none(loop):
+    with listening() as server, client() as sock:
+        loop.add_writer(sock, lambda: None)
+        await loop.sock_connect(sock, server.getsockname())
+        assert loop.remove_writer(sock) is False
+
+
+async def test_connecting_in_a_task_that_is_being_cancelled(loop):
+    connected = []
+
+    async def connect(sock, address):
+        asyncio.current_task().cancel()
+        await loop.sock_connect(sock, address)
+        connected.append(sock)
+
+    with listening() as server, client() as sock:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.ensure_future(connect(sock, server.getsockname()))
+        assert connected == []
+
+
+@pytest.mark.skipif(not hasattr(socket, "IPPROTO_MPTCP"), reason="the system has no multipath TCP")
+async def test_the_resolver_is_asked_about_protocols_it_may_not_know(loop, monkeypatch):
+    asked = []
+
+    async def getaddrinfo(host, port, **options):
+        asked.append(options["proto"])
+        raise socket.gaierror(socket.EAI_SOCKTYPE, "unknown")
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo, raising=False)
+    with listening() as server:
+        try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+        except OSError:
+            pytest.skip("the kernel has no multipath TCP")
+        with sock:
+            sock.setblocking(False)
+            with pytest.raises(socket.gaierror):
+                await loop.sock_connect(sock, server.getsockname())
+    assert asked == [socket.IPPROTO_MPTCP]
+
+
 @pytest.mark.parametrize("port", ["text", "number"])
 async def test_a_name_of_a_service(loop, port, monkeypatch):
     """The resolver of the loop is asked for what is no address, with the socket's family and type."""

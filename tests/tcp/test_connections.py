@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import inspect
 import os
 import socket
 import ssl
@@ -192,15 +191,50 @@ async def test_keywords_of_create_connection(loop):
 
 
 async def test_keywords_that_say_what_holds_anyway(loop):
-    """loopfast has a short way to one address, for calls with nothing else to do."""
-    inherited = asyncio.BaseEventLoop.create_connection
     async with serving(Echo) as (_, address):
-        await echo_once(address, **inherited.__kwdefaults__)
-        with pytest.raises(TypeError, match="unheard_of"):
-            await connect(address, unheard_of=None)
+        await echo_once(address, **asyncio.BaseEventLoop.create_connection.__kwdefaults__)
         with pytest.raises(ValueError, match="server_hostname is only meaningful with ssl"):
             await connect(address, server_hostname="")
-    assert inspect.signature(type(loop).create_connection) == inspect.signature(inherited)
+        with pytest.raises(TypeError, match="unheard_of"):
+            loop.create_connection(Recorder, *address, unheard_of=None)
+
+
+async def test_connecting_with_sockets_of_another_kind(loop, monkeypatch):
+    """Test suites put a class of their own in the place of socket.socket, which need not be derived from it."""
+    plain = socket.socket
+
+    class Stand:
+        def __init__(self, *args, **kwargs):
+            self.sock = plain(*args, **kwargs)
+
+        def __getattr__(self, name):
+            return getattr(self.sock, name)
+
+    async with serving(Echo) as (_, address):
+        monkeypatch.setattr(socket, "socket", Stand)
+        transport, protocol = await loop.create_connection(Recorder, *address)
+        transport.write(b"ping")
+        assert await protocol.received(4) == b"ping"
+        transport.close()
+        await protocol.lost
+
+
+@pytest.mark.parametrize("replaced", ["subclass", "class"])
+async def test_a_socket_that_names_other_ends(loop, monkeypatch, replaced):
+    """As one does that goes through a proxy."""
+    names = {"getpeername": ("203.0.113.7", 443), "getsockname": ("203.0.113.8", 80)}
+    methods = {name: lambda self, value=value: value for name, value in names.items()}
+    async with serving(Echo) as (_, address):
+        sock = type("Proxied", (socket.socket,), methods)() if replaced == "subclass" else socket.socket()
+        sock.connect(address)
+        if replaced == "class":
+            for name, method in methods.items():
+                monkeypatch.setattr(socket.socket, name, method, raising=False)
+        transport, protocol = await loop.create_connection(Recorder, sock=sock)
+        assert transport.get_extra_info("peername") == names["getpeername"]
+        assert transport.get_extra_info("sockname") == names["getsockname"]
+        transport.close()
+        await protocol.lost
 
 
 async def test_a_refused_connection(loop):
