@@ -404,7 +404,8 @@ cdef class BaseLoop(LoopCore):
         this is interrupted, so that others have their turn, and one that is being cancelled is to hear of it here.
         """
         task = current_task(self)
-        if task is not None and task.cancelling():
+        cancelling = getattr(task, "cancelling", None)
+        if cancelling is not None and cancelling():
             return False
         if self.connected_in != self.turns or self.connected_by != <PyObject*> task:
             self.connected_in = self.turns

@@ -44,8 +44,8 @@ cdef enum:
     # How many pipes may have it at a time. All pipes of an unprivileged user share 64 MiB (pipe(7)).
     MOST_ROOMY = 32
 
-# The transports of those pipes.
-cdef object roomy = weakref.WeakSet()
+# Weak references to the transports of those pipes, of the loops of all threads.
+cdef set roomy = set()
 
 cdef object inherited_read_ready = getattr(Reader, "_read_ready", None)
 cdef object inherited_write = Writer.write
@@ -126,9 +126,10 @@ cdef int count_sent(object loop, Py_ssize_t size) except -1:
 cdef bint is_room_left() except -1:
     """Return True if another pipe may have more room."""
     if len(roomy) >= MOST_ROOMY:
-        for transport in list(roomy):
-            if transport._pipe is None:
-                roomy.discard(transport)
+        for reference in roomy.copy():
+            transport = reference()
+            if transport is None or transport._pipe is None:
+                roomy.discard(reference)
     return len(roomy) < MOST_ROOMY
 
 
@@ -144,7 +145,7 @@ cdef int note_full(object transport) except -1:
     owner = transport._protocol.proc
     if owner is not None and getattr(owner.get_extra_info("subprocess"), "pipesize", -1) < 0:
         lf_resize_pipe(transport._fileno, USUAL_PIPE, ROOMY_PIPE)
-        roomy.add(transport)
+        roomy.add(weakref.ref(transport))
     return 0
 
 
