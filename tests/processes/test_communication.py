@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import stat
 import sys
 
 import pytest
@@ -35,44 +36,51 @@ async def test_large_input_and_output(loop):
     assert process.returncode == 0
 
 
+def pipe_size(process, fd):
+    """The bytes that the pipe of a child's *fd* holds; None if it is a socket, as its input is before Python 3.12."""
+    pipe = process._transport.get_pipe_transport(fd).get_extra_info("pipe")
+    return None if stat.S_ISSOCK(os.fstat(pipe.fileno()).st_mode) else fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ)
+
+
+async def ended(process):
+    process.stdin.close()
+    await process.wait()
+
+
+async def through(process, data):
+    process.stdin.write(data)
+    assert await process.stdout.readexactly(len(data)) == data
+
+
 @pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="the size of pipes is fixed")
 @pytest.mark.parametrize("chosen", [-1, 65536, 65536 * 2, 4096], ids=["none", "usual", "larger", "smaller"])
 @pytest.mark.parametrize("fd", [0, 1])
 async def test_pipes_found_full(loop, fd, chosen):
     """loopfast gives them more room, so that the two processes need not wait for each other at every 64 KiB."""
     process = await create("/bin/cat", stdin=PIPE, stdout=PIPE, pipesize=chosen)
-    pipe = process._transport.get_pipe_transport(fd).get_extra_info("pipe")
-    size = fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ)
-    data = pattern(50_000)
+    size = pipe_size(process, fd)
     for _ in range(3):
         # Now and then much: that is not enough.
-        process.stdin.write(data)
-        assert await process.stdout.readexactly(len(data)) == data
-    assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == size
-    data = pattern(3_000_000)
-    process.stdin.write(data)
-    assert await process.stdout.readexactly(len(data)) == data
-    grown = isinstance(loop, loopfast.Loop) and chosen == -1
-    assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == (262_144 if grown else size)
-    assert await process.communicate() == (b"", None)
+        await through(process, pattern(50_000))
+    assert pipe_size(process, fd) == size
+    await through(process, pattern(3_000_000))
+    grows = isinstance(loop, loopfast.Loop) and chosen == -1 and size is not None
+    assert pipe_size(process, fd) == (262_144 if grows else size)
+    await ended(process)
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="the size of pipes is fixed")
 async def test_few_pipes_get_more_room_at_a_time(loop):
     """The kernel lets the pipes of an unprivileged user have 64 MiB together."""
-    sizes = []
-    data = pattern(1_000_000)
+    counts = []
     for _ in range(2):
-        children = [await create("/bin/cat", stdin=PIPE, stdout=PIPE) for _ in range(20)]
+        children = [await create("/bin/cat", stdin=PIPE, stdout=PIPE) for _ in range(40)]
         for child in children:
-            child.stdin.write(data)
-            assert await child.stdout.readexactly(len(data)) == data
-        pipes = [child._transport.get_pipe_transport(fd).get_extra_info("pipe") for child in children for fd in (0, 1)]
-        sizes.append([fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) for pipe in pipes])
-        await asyncio.gather(*(child.communicate() for child in children))
-        del children, child, pipes
+            await through(child, pattern(1_000_000))
+        counts.append([pipe_size(child, fd) for child in children for fd in (0, 1)].count(262_144))
+        await asyncio.gather(*map(ended, children))
     # The second time, as those of the first are gone.
-    assert [each.count(262_144) for each in sizes] == ([32, 32] if isinstance(loop, loopfast.Loop) else [0, 0])
+    assert counts == ([32, 32] if isinstance(loop, loopfast.Loop) else [0, 0])
 
 
 async def test_large_output_on_both_streams(loop):
