@@ -133,12 +133,10 @@ _FAMILY_OF, _TYPE_OF, _PROTO_OF = (
 )
 
 
-def _is_numeric(host: Any, port: Any) -> bool:
-    """Return True if these are an IPv4 address and a port that mean nothing else to the resolver."""
-    if type(host) is not str or type(port) is not int or not 0 <= port <= 65535:
-        return False
+def _is_address(family: int, host: str) -> bool:
+    """Return True if *host* is an address of *family* in numbers."""
     try:
-        socket.inet_pton(socket.AF_INET, host)
+        socket.inet_pton(family, host)
     except (OSError, ValueError):
         return False
     return True
@@ -151,14 +149,12 @@ def _needs_no_lookup(sock: Any, address: Any) -> bool:
     family = _FAMILY_OF(sock)
     if family == _UNIX:
         return True
-    return (
-        family == socket.AF_INET
-        and _TYPE_OF(sock) == socket.SOCK_STREAM
-        and _PROTO_OF(sock) in (0, socket.IPPROTO_TCP)
-        and type(address) is tuple
-        and len(address) == 2
-        and _is_numeric(*address)
-    )
+    if family != socket.AF_INET or _TYPE_OF(sock) != socket.SOCK_STREAM:
+        return False
+    if _PROTO_OF(sock) not in (0, socket.IPPROTO_TCP) or type(address) is not tuple or len(address) != 2:
+        return False
+    host, port = address
+    return type(port) is int and 0 <= port <= 65535 and type(host) is str and _is_address(socket.AF_INET, host)
 
 
 def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, flags: int) -> Any:
@@ -166,18 +162,13 @@ def _resolve_numeric(host: Any, port: Any, family: int, kind: int, proto: int, f
     else None."""
     if type(host) is not str or not (port is None or isinstance(port, int)):
         return None
-    try:
-        socket.inet_pton(socket.AF_INET, host)
-    except (OSError, ValueError):
-        try:
-            socket.inet_pton(socket.AF_INET6, host)
-        except (OSError, ValueError):
-            return None
-    else:
+    if _is_address(socket.AF_INET, host):
         entry = _KINDS.get(kind)
         # True is an int, but no port.
         if entry and family in (0, socket.AF_INET) and proto == flags == 0 and type(port) is int and 0 <= port <= 65535:
             return [(*entry, (host, port))]
+    elif not _is_address(socket.AF_INET6, host):
+        return None
     return socket.getaddrinfo(host, port, family, kind, proto, flags)
 
 

@@ -86,12 +86,14 @@ static inline long long lf_write(int fd, const char *data, size_t size) {
 }
 #endif
 
-/* Let the pipe `fd` hold `after` bytes if it holds `before`; else, and where the kernel refuses, nothing happens. */
-static inline void lf_resize_pipe(int fd, int before, int after) {
+/* Let the pipe `fd` hold `after` bytes if it holds `before`. Returns whether it does now: it may be no pipe, and the
+   kernel may refuse. */
+static inline int lf_resize_pipe(int fd, int before, int after) {
 #if defined(F_SETPIPE_SZ)
-    if (fcntl(fd, F_GETPIPE_SZ) == before) fcntl(fd, F_SETPIPE_SZ, after);
+    return fcntl(fd, F_GETPIPE_SZ) == before && fcntl(fd, F_SETPIPE_SZ, after) >= 0;
 #else
     (void)fd; (void)before; (void)after;
+    return 0;
 #endif
 }
 

@@ -143,8 +143,9 @@ cdef int note_full(object transport) except -1:
     if times < OFTEN_FULL or not isinstance(transport._protocol, WriteSubprocessPipeProto) or not is_room_left():
         return 0
     owner = transport._protocol.proc
-    if owner is not None and getattr(owner.get_extra_info("subprocess"), "pipesize", -1) < 0:
-        lf_resize_pipe(transport._fileno, USUAL_PIPE, ROOMY_PIPE)
+    if owner is None or getattr(owner.get_extra_info("subprocess"), "pipesize", -1) >= 0:
+        return 0
+    if lf_resize_pipe(transport._fileno, USUAL_PIPE, ROOMY_PIPE):
         roomy.add(weakref.ref(transport))
     return 0
 
