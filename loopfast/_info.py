@@ -27,7 +27,7 @@ _NEIGHBOURS = (
 # Variables that change the behaviour of the loop, of libuv or of asyncio.
 _VARIABLES = (
     "UV_THREADPOOL_SIZE", "UV_USE_IO_URING", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHON_GIL", "LD_PRELOAD",
-    "LOOPFAST_TLS_ENGINE", "LOOPFAST_RUN", "LOOPFAST_TOP",
+    "LOOPFAST_TLS_ENGINE", "LOOPFAST_CONTEXTS", "LOOPFAST_RUN", "LOOPFAST_TOP",
 )  # fmt: skip
 
 
@@ -185,6 +185,7 @@ def _features() -> dict[str, Any]:
         "event loop policies": hasattr(sys.modules["asyncio.events"], "set_event_loop_policy"),
         "cffi binding (loopfast.uv)": _has_cffi_binding(),
         "OpenSSL called directly": sys.modules["loopfast.tls"].can_go_direct(),
+        "contexts made when needed": sys.modules["loopfast.callbacks"].knows_contexts(),
         "write gathering": hasattr(sys.modules["loopfast"].Loop, "set_write_gathering"),
     }
 

@@ -4,9 +4,10 @@ from cpython.object cimport PyObject
 from libc.math cimport isnan
 from libc.stdint cimport uint64_t
 
+from loopfast.includes.context cimport lf_context, lf_current_context
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
-    PyThread_get_thread_ident, PyTuple_New, PyTuple_SET_ITEM, PyTypeObject,
+    Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PyContext_CheckExact, PyContext_CopyCurrent, PyContext_Enter,
+    PyContext_Exit, PyContext_New, PyThread_get_thread_ident, PyTuple_New, PyTuple_SET_ITEM, PyTypeObject,
 )
 from loopfast.includes.threads cimport LF_FREE_THREADED, lf_is_unshared, lf_load_count, lf_load_runner, lf_mutex
 
@@ -18,7 +19,7 @@ cdef class Handle:
     # A scheduled callback. Not tracked by the cyclic collector: instead it drops callback, arguments and context as
     # soon as it has run or was cancelled, or its loop closed; until then the loop's own traverse vouches for them.
     cdef:
-        # The call. All NULL once released.
+        # The call. All NULL once released. The context may be no more than its variables, see `has_table`.
         PyObject* callback
         PyObject* context
         # args[0] is the spare slot that PY_VECTORCALL_ARGUMENTS_OFFSET asks for; with more than three arguments args[1]
@@ -36,11 +37,15 @@ cdef class Handle:
         unsigned char is_queued
         # Runs more than once (a reader's or a writer's callback): not released after the run.
         unsigned char is_persistent
+        # `context` is the table of variables that the current context had at the call. A Context is made of it when the
+        # callback runs, or when somebody asks for it.
+        unsigned char has_table
         object __weakref__
 
     cdef void release(self) noexcept
     cdef void unschedule(self) noexcept
     cdef int do_cancel(self) except -1
+    cdef int settle_context(self) except -1
     # What a field refers to, or None; the arguments as a tuple.
     cdef object look_at(self, PyObject** field)
     cdef tuple look_at_arguments(self)
@@ -120,6 +125,10 @@ cdef class CallbackQueues:
 
         # The context that a callback runs in (owned), NULL between callbacks.
         PyObject* entered
+        # An empty Context for the next callback that has a bare table (owned), or NULL.
+        PyObject* spare_context
+        # The table of an empty Context (borrowed, it is never freed); NULL where handles get a Context at the call.
+        PyObject* empty_table
 
         # Without the GIL, a loop belongs to the thread that runs it: everything here but what follows is that thread's
         # alone, or while no thread runs it, the one's that uses it. `mutex` guards what follows, the list of the loop's
@@ -188,6 +197,7 @@ cdef class CallbackQueues:
 
 
 # For the modules that make handles and visit them.
+cdef int make_context(PyObject* item) noexcept
 cdef int grow_ring(CallbackQueues loop) except -1
 cdef int remember_source(Handle handle) except -1
 cdef object describe_callback(Handle handle, bint debug)
@@ -250,6 +260,63 @@ cdef inline int switch_context(CallbackQueues loop, PyObject* context) noexcept:
     return 0
 
 
+# A copy of the current context would be an object for the garbage collector to track, made and freed for each call, and
+# hardly ever seen by anybody. The table of its variables is immutable, and there already: a handle keeps that.
+
+cdef inline PyObject* snapshot(CallbackQueues loop, unsigned char* has_table) noexcept:
+    # Return a new reference to what a handle keeps of the current context; NULL with the exception set.
+    cdef PyObject* current
+    if loop.empty_table != NULL:
+        current = lf_current_context()
+        if current != NULL:
+            has_table[0] = True
+            current = (<lf_context*> current).variables
+            Py_INCREF(current)
+            return current
+    has_table[0] = False
+    return PyContext_CopyCurrent()
+
+
+cdef inline void move_variables(PyObject* item, PyObject* context) noexcept:
+    # The handle `item` gets *context*, an empty one (the reference is taken), with the variables that it kept.
+    cdef PyObject* empty = (<lf_context*> context).variables
+    (<lf_context*> context).variables = (<Handle> item).context
+    (<Handle> item).context = context
+    (<Handle> item).has_table = False
+    Py_DECREF(empty)
+
+
+cdef inline bint is_nobody_elses(PyObject* context) noexcept:
+    return lf_is_unshared(context) and (<lf_context*> context).weak_references == NULL
+
+
+cdef inline int make_context_to_run(CallbackQueues loop, PyObject* item) noexcept:
+    # make_context() with the loop's spare Context; -1 with the exception set.
+    cdef PyObject* context = loop.spare_context
+    if context != NULL:
+        loop.spare_context = NULL
+        if is_nobody_elses(context):
+            move_variables(item, context)
+            return 0
+        # A debugger has found it.
+        Py_DECREF(context)
+    return make_context(item)
+
+
+cdef inline void give_up_context(CallbackQueues loop, PyObject* context) noexcept:
+    # Drop a reference to the context that a callback ran in; keep the object for the next one if nobody can see it.
+    cdef PyObject* variables
+    if (loop.empty_table != NULL and loop.spare_context == NULL and PyContext_CheckExact(context)
+            and is_nobody_elses(context)):
+        variables = (<lf_context*> context).variables
+        Py_INCREF(loop.empty_table)
+        (<lf_context*> context).variables = loop.empty_table
+        loop.spare_context = context
+        Py_DECREF(variables)
+        return
+    Py_DECREF(context)
+
+
 # How a call is stored in a handle: inline here, because every scheduling call of every module does it.
 
 cdef inline int fill_handle(PyObject* item, CallbackQueues loop, PyObject* callback, PyObject** args, Py_ssize_t nargs,
@@ -257,6 +324,7 @@ cdef inline int fill_handle(PyObject* item, CallbackQueues loop, PyObject* callb
     # Store the call in the fresh handle `item`; without a `context` the current one is copied now, never later.
     cdef Py_ssize_t i
     cdef PyObject* packed = NULL
+    cdef unsigned char has_table = False
     if nargs > 3:
         packed = PyTuple_New(nargs)
         if packed == NULL:
@@ -265,13 +333,14 @@ cdef inline int fill_handle(PyObject* item, CallbackQueues loop, PyObject* callb
             Py_INCREF(args[i])
             PyTuple_SET_ITEM(packed, i, args[i])
     if context == NULL:
-        context = PyContext_CopyCurrent()
+        context = snapshot(loop, &has_table)
         if context == NULL:
             Py_XDECREF(packed)
             return -1
     else:
         Py_INCREF(context)
     (<Handle> item).context = context
+    (<Handle> item).has_table = has_table
     Py_INCREF(callback)
     (<Handle> item).callback = callback
     (<Handle> item).nargs = <unsigned char> min(nargs, 4)
@@ -322,6 +391,7 @@ cdef inline void drop_call(PyObject* item) noexcept:
     if callback == NULL:
         return
     (<Handle> item).callback = (<Handle> item).context = NULL
+    (<Handle> item).has_table = False
     (<Handle> item).nargs = 0
     if nargs:
         if nargs > 3:
@@ -331,7 +401,7 @@ cdef inline void drop_call(PyObject* item) noexcept:
             (<Handle> item).args[1 + i] = NULL
         for i in range(nargs):
             Py_DECREF(args[i])
-    Py_DECREF(context)
+    Py_XDECREF(context)
     Py_DECREF(callback)
 
 

@@ -10,6 +10,9 @@ from typing_extensions import disjoint_base
 
 _Ts = TypeVarTuple("_Ts")
 
+def set_contexts(name: str) -> None: ...
+def knows_contexts() -> bool: ...
+
 @disjoint_base
 class Handle(asyncio.Handle):
     def __init__(self) -> None: ...

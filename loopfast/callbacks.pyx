@@ -6,7 +6,9 @@ poll and the timer heap.
 
 import _thread
 import asyncio
+import contextvars
 import inspect
+import os
 import sys
 from asyncio import events, format_helpers
 
@@ -17,10 +19,11 @@ from libc.string cimport memcpy
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.includes.counters cimport LF_HANDLE, lf_freed, lf_made
+from loopfast.includes.context cimport lf_context, lf_context_fits, lf_current_context, lf_is_table
 from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport (
-    Py_DECREF, Py_INCREF, Py_XDECREF, PyFloat_AsDouble, PyThread_get_thread_ident,
-    PyTupleObject, propagate,
+    Py_DECREF, Py_INCREF, Py_XDECREF, PyContext_New, PyFloat_AsDouble, PyThread_get_thread_ident, PyTupleObject,
+    propagate,
 )
 from loopfast.includes.threads cimport (
     LF_FREE_THREADED, lf_lock, lf_mutex, lf_store_count, lf_store_runner, lf_try_incref, lf_unlock,
@@ -49,6 +52,83 @@ cdef object AsyncioHandle = asyncio.Handle
 cdef object AsyncioTimerHandle = asyncio.TimerHandle
 cdef object AsyncioThreadSafeHandle = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
 THREAD_SAFE_HANDLES = AsyncioThreadSafeHandle is not AsyncioHandle
+
+
+# ------------------------------------------------------------------------------------------------------------- contexts
+
+cdef inline PyObject* variables_of(object context) noexcept:
+    return (<lf_context*> context).variables
+
+
+cdef PyObject* find_empty_table() except? NULL:
+    """Return the table of an empty Context (a new reference), or NULL if a Context of this Python is not as we know it:
+    each handle then gets one of its own at the call."""
+    cdef PyObject* table
+    if sys.implementation.name != "cpython" or not lf_context_fits():
+        return NULL
+    variable, value = contextvars.ContextVar("variable"), object()
+    one, other = contextvars.Context(), contextvars.Context()
+    table = variables_of(one)
+    if not lf_is_table(table) or variables_of(other) != table:
+        return NULL
+    one.run(variable.set, value)
+    if not lf_is_table(variables_of(one)) or variables_of(one) == table:
+        return NULL
+    if variables_of(one.copy()) != variables_of(one):
+        return NULL
+    if not one.run(lambda: lf_current_context() == <PyObject*> one):
+        return NULL
+    # Lent for a moment.
+    (<lf_context*> other).variables = variables_of(one)
+    found = other.run(variable.get, None)
+    (<lf_context*> other).variables = table
+    if found is not value:
+        return NULL
+    Py_INCREF(table)
+    return table
+
+
+# Never freed.
+cdef PyObject* KNOWN_TABLE = find_empty_table()
+cdef PyObject* EMPTY_TABLE = NULL
+
+
+def set_contexts(name):
+    """Choose what the handles of loops made from now on keep of the current context. The variable LOOPFAST_CONTEXTS is
+    the first choice.
+
+    Args:
+        name: ``"auto"`` (the default): its variables, where the inside of a Context is known, and a Context when one is
+            needed. ``"portable"``: a Context, made at the call.
+
+    Raises:
+        ValueError: there is no such choice.
+    """
+    global EMPTY_TABLE
+    if name not in ("auto", "portable"):
+        raise ValueError(f"LOOPFAST_CONTEXTS can be auto or portable, not {name!r}")
+    EMPTY_TABLE = KNOWN_TABLE if name == "auto" else NULL
+
+
+def knows_contexts() -> bool:
+    """Return True if the inside of a Context of this Python is known."""
+    return KNOWN_TABLE != NULL
+
+
+set_contexts(os.environ.get("LOOPFAST_CONTEXTS") or "auto")
+
+
+cdef int make_context(PyObject* item) noexcept:
+    """Give the handle *item* a Context with the variables that it keeps; -1 with the exception set."""
+    cdef PyObject* context = PyContext_New()
+    if context == NULL:
+        return -1
+    if (<Handle> item).has_table:
+        move_variables(item, context)
+    else:
+        # The garbage collector ran, and with it somebody's code, which has asked for it too.
+        Py_DECREF(context)
+    return 0
 
 
 # -------------------------------------------------------------------------------------------------------------- handles
@@ -115,7 +195,14 @@ cdef class Handle:
 
     def get_context(self):
         """Return the ``contextvars.Context`` of the callback, or None once it has run or was cancelled."""
+        self.settle_context()
         return self.look_at(&self.context)
+
+    cdef int settle_context(self) except -1:
+        """Make the Context, if this has no more than its variables."""
+        if self.has_table and make_context(<PyObject*> self) < 0:
+            return propagate()
+        return 0
 
     cdef object look_at(self, PyObject** field):
         return None if field[0] == NULL else <object> field[0]
@@ -441,6 +528,9 @@ cdef object describe_callback(Handle handle, bint debug):
 
 cdef class CallbackQueues:
     """The callbacks of a loop: those that are ready, and the timers. Not for direct use."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.empty_table = EMPTY_TABLE
 
     def __dealloc__(self):
         # The subclass has dropped what was in them.

@@ -18,8 +18,8 @@ from libc.stdlib cimport calloc, free, realloc
 
 from loopfast.buildinfo cimport COUNTERS
 from loopfast.callbacks cimport (
-    Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, exit_context, is_native, is_plain, recycle,
-    runs_here, switch_context, take_what_others_scheduled,
+    Handle, ThreadSafeHandle, TimerHandle, describe_callback, drop_call, exit_context, give_up_context, is_native,
+    is_plain, make_context_to_run, recycle, runs_here, switch_context, take_what_others_scheduled,
 )
 from loopfast.errors cimport check
 from loopfast.includes cimport uv
@@ -283,7 +283,8 @@ cdef class LoopCore(LoopBuffers):
             self.spare_count -= 1
             Py_DECREF(self.spare[self.spare_count])
         Py_XDECREF(self.entered)
-        self.entered = NULL
+        Py_XDECREF(self.spare_context)
+        self.entered = self.spare_context = NULL
 
     cdef int close_state(self) except -1:
         """Close every handle on the libuv loop, then the loop. Memory is freed only when libuv has let go of all of
@@ -742,7 +743,7 @@ cdef class LoopCore(LoopBuffers):
         except BaseException as exc:
             failure = exc
         self.leave_context()
-        if not PyContext_CheckExact(handle.context):
+        if not handle.has_table and not PyContext_CheckExact(handle.context):
             # asyncio takes any object with a run() method for a context.
             try:
                 (<object> handle.context).run(handle._callback, *handle._args)
@@ -865,6 +866,7 @@ cdef void drop_queued(PyObject* item) noexcept:
 cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
     """Run the handle *item* that a queue held; the queue's reference passes to this function."""
     cdef PyObject* result
+    cdef PyObject* context
     loop.callback_count += 1
     if loop._debug or loop.timing or not is_plain(item) or (<Handle> item).is_persistent:
         # The queue's reference becomes this variable's, which every way out of the function drops.
@@ -887,7 +889,10 @@ cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
         else:
             Py_DECREF(result)
             (<Handle> item).is_running = False
+            context = (<Handle> item).context
+            (<Handle> item).context = NULL
             drop_call(item)
+            give_up_context(loop, context)
             recycle(loop, item)
     else:
         recycle(loop, item)
@@ -897,6 +902,8 @@ cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
 cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
     """Call the handle *item* in its context; NULL with the exception set."""
     cdef PyObject* result
+    if (<Handle> item).has_table and make_context_to_run(loop, item) < 0:
+        return NULL
     if switch_context(loop, (<Handle> item).context) < 0:
         return NULL
     if (<Handle> item).nargs <= 3:

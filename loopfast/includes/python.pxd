@@ -84,6 +84,7 @@ cdef extern from "Python.h":
     PyObject* PyTuple_GET_ITEM(PyObject* tup, Py_ssize_t i)
     Py_ssize_t PyTuple_GET_SIZE(PyObject* tup)
     void PyTuple_SET_ITEM(PyObject* tup, Py_ssize_t i, PyObject* value)
+    PyObject* PyContext_New()
     PyObject* PyContext_CopyCurrent()
     PyObject* PyContext_Copy(PyObject* ctx)
     int PyContext_Enter(PyObject* ctx)
