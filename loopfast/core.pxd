@@ -33,6 +33,8 @@ ctypedef struct LoopState:
     # `alarm` runs, for the deadline `alarm_deadline`.
     bint alarm_set
     double alarm_deadline
+    # Descriptors of users that are watched: like libuv's own handles, they are something to poll for.
+    int watched
     # Jobs on files that libuv has: closing the loop waits a while for them.
     unsigned int file_jobs
     # By the monotonic clock: when the last blocking poll began, and when the loop last looked at it or was woken.
@@ -43,6 +45,8 @@ ctypedef struct LoopState:
 
 
 cdef int wake(LoopCore loop) except -1
+# libuv's kernel set may have entries of ours.
+cdef bint SHARES_SET
 
 
 cdef inline bint polls_elsewhere(LoopCore loop) noexcept:
@@ -176,6 +180,10 @@ cdef class LoopCore(LoopBuffers):
     cdef int report(self, dict context) except -1
     # A sock_*() call waits for `event` of a descriptor, instead of whoever did before.
     cdef int on_descriptor_taken(self, int fd, int event) except -1
+    # libuv is to watch a descriptor that readers and writers may wait for.
+    cdef int on_descriptor_claimed(self, int fd) except -1
+    # An event in libuv's kernel set that is not libuv's: LF_READ, LF_WRITE.
+    cdef int on_descriptor_ready(self, int fd, int events) except -1
     # create_future(), as the interpreter's own or a subclass has it.
     cdef object new_future(self)
     # Takes the data for `protocol`, a FastProtocol; None if data_received() of the protocol does.

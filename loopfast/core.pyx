@@ -27,7 +27,7 @@ from loopfast.includes.closing cimport lf_end_left_open, lf_end_loop, lf_forget_
 from loopfast.includes.counters cimport LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport (
     LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_pause,
-    lf_wait_readable,
+    lf_set_events, lf_wait_readable,
 )
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyErr_CheckSignals,
@@ -167,6 +167,21 @@ cdef void after_poll(uv.uv_check_t* handle) noexcept:
 cdef void enter_from_callback(uv.uv_loop_t* loop) noexcept:
     """For callbacks that other modules have put on a loop of ours."""
     hold_gil(<LoopState*> loop.data)
+
+
+cdef void on_event_of_others(uv.uv_loop_t* loop, int fd, unsigned int events) noexcept:
+    """An event in libuv's kernel set that is not libuv's."""
+    cdef LoopState* state = <LoopState*> loop.data
+    hold_gil(state)
+    if state.owner == NULL:
+        return
+    try:
+        (<LoopCore> state.owner).on_descriptor_ready(fd, lf_set_events(events))
+    except BaseException as exc:
+        (<LoopCore> state.owner).fail(exc)
+
+
+SHARES_SET = uv.lf_share_set(on_event_of_others)
 
 
 cdef void close_foreign(uv.uv_handle_t* handle, void* arg) noexcept nogil:
@@ -311,6 +326,7 @@ cdef class LoopCore(LoopBuffers):
         lf_store_object(<PyObject**> &self.state, NULL)
         lf_unlock(&self.mutex)
         state.may_block = False
+        state.owner = NULL
         uv.uv_walk(&state.loop, close_foreign, NULL)
         lf_wait_for_jobs(&state.loop, &state.file_jobs)
         lf_end_loop(&state.loop)
@@ -825,6 +841,12 @@ cdef class LoopCore(LoopBuffers):
     cdef int on_descriptor_taken(self, int fd, int event) except -1:
         return 0
 
+    cdef int on_descriptor_claimed(self, int fd) except -1:
+        return 0
+
+    cdef int on_descriptor_ready(self, int fd, int events) except -1:
+        return 0
+
     cdef object on_protocol(self, object protocol):
         return None
 
@@ -919,7 +941,7 @@ cdef inline PyObject* call_handle(LoopCore loop, PyObject* item) noexcept:
 
 cdef inline bint watches(LoopState* state) noexcept nogil:
     """True if libuv has anything to look after but our own wake-up."""
-    return state.loop.active_handles > 1 or state.loop.active_reqs.count > 0
+    return state.loop.active_handles > 1 or state.watched > 0 or state.loop.active_reqs.count > 0
 
 
 cdef void gil_is_back(LoopState* state) noexcept:

@@ -3,7 +3,7 @@
 from cpython.object cimport PyObject
 
 from loopfast.callbacks cimport Handle
-from loopfast.core cimport LoopCore
+from loopfast.core cimport LoopCore, LoopObject
 from loopfast.handles.base cimport UVHandle
 
 
@@ -30,31 +30,55 @@ cdef class KernelSet(UVPoll):
     cdef bint part_from_parent(self) noexcept
 
 
+cdef class OwnSet(KernelSet):
+    pass
+
+
 ctypedef struct Watch:
     # What one descriptor is watched for. The handles are owned, NULL where absent; `events` is what the kernel was
     # told.
     PyObject* reader
     PyObject* writer
     int events
-    bint is_internal
+    unsigned char is_internal
+    # It is in libuv's kernel set, not in one of our own.
+    unsigned char is_shared
+    # libuv was given it by others than us, so it never is.
+    unsigned char is_libuvs
 
 
-cdef class DescriptorSet(KernelSet):
-    # The users' descriptors: what add_reader() and add_writer() were given.
+cdef class DescriptorSet(LoopObject):
+    # The users' descriptors: what add_reader() and add_writer() were given. They are in libuv's own kernel set, with a
+    # mark by which libuv hands their events on (a patch of ours), and libuv knows nothing else of them. Where libuv has
+    # something to do with a descriptor itself, and where the patch is missing, they are in a set of our own.
     cdef:
         Watch* watches
         int capacity
         # Registered descriptors, and how many of them are the loop's own (they must not keep an idle turn polling).
         int count
         int internal_count
+        # Made when it is needed; from the beginning where nothing can be in libuv's.
+        OwnSet own
+        bint shares
 
+    cdef int open(self, LoopCore loop) except -1
+    # So that no lack of descriptors or memory is in the way of watching what libuv has, too.
+    cdef int open_own(self) except -1
     cdef Handle add(self, int fd, int event, Handle handle, bint internal)
     cdef bint remove(self, int fd, int event) except -1
     cdef int events_of(self, int fd) noexcept
     cdef Watch* watch_of(self, int fd) noexcept
+    # libuv is to watch this descriptor: leave its set. `for_good`: whatever is known of transports.
+    cdef int give_way(self, int fd, bint for_good) except -1
+    # An event, of whichever set.
+    cdef int on_ready(self, int fd, int events) except -1
     cdef int mark_active(self) except -1
     cdef int fire(self, int fd, int event, PyObject* callback) except -1
-    cdef int set_events(self, int fd, Watch* entry, int events) except -1
+    cdef int set_events(self, int fd, int events) except -1
+    cdef bint may_share(self, int fd) noexcept
+    cdef int change(self, int fd, int before, int events) except? -1
+    cdef int change_shared(self, int fd, int before, int events) noexcept
+    cdef int check_descriptor(self, int fd, int event) except -1
     cdef void drop_watches(self) noexcept
 
 

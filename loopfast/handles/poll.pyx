@@ -4,16 +4,19 @@ import os
 
 cimport cython
 from cpython.object cimport PyObject
+from libc.errno cimport EBADF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from loopfast.collector cimport visit_call
 from loopfast.callbacks cimport Handle
-from loopfast.core cimport LoopCore, LoopState, hold_gil
+from loopfast.core cimport SHARES_SET, LoopCore, LoopObject, LoopState, hold_gil
 from loopfast.errors cimport check, system_error
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes cimport uv
-from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_event, lf_set_change, lf_set_open, lf_set_ready
+from loopfast.includes.platform cimport (
+    LF_READ, LF_WRITE, lf_event, lf_set_change, lf_set_open, lf_set_ready, lf_shared_set_change,
+)
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, PyTypeObject, traverseproc, visitproc,
 )
@@ -61,6 +64,7 @@ cdef class UVPoll(UVHandle):
         cdef int status
         loop.check_open()
         loop.check_not_polling()
+        loop.on_descriptor_claimed(fd)
         self.allocate(sizeof(uv.uv_poll_t))
         status = uv.uv_poll_init_socket(&loop.state.loop, <uv.uv_poll_t*> self.handle, fd)
         if status < 0:
@@ -138,25 +142,77 @@ cdef class KernelSet(UVPoll):
 
 
 @cython.no_gc_clear
-cdef class DescriptorSet(KernelSet):
+cdef class OwnSet(KernelSet):
+    """The kernel set of those descriptors that cannot be in libuv's. Not for direct use."""
+
+    cdef int on_poll(self, int status, int events) except -1:
+        cdef lf_event ready[EVENTS_PER_CALL]
+        cdef int n = lf_set_ready(self.fd, ready, EVENTS_PER_CALL)
+        cdef int i
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        for i in range(n):
+            self.loop.on_descriptor_ready(ready[i].fd, ready[i].events)
+        return 0
+
+
+cdef bint SHARES = SHARES_SET
+
+
+def share_set(enabled):
+    """For the tests: have the loops made from now on watch descriptors in libuv's kernel set, if that can be, or all of
+    them in one of their own. Returns True if they are in libuv's."""
+    global SHARES
+    SHARES = enabled and SHARES_SET
+    return SHARES
+
+
+@cython.no_gc_clear
+cdef class DescriptorSet(LoopObject):
     """The descriptors that callbacks wait for. Not for direct use."""
 
     def __dealloc__(self):
         self.drop_watches()
         free(self.watches)
+        self.detach()
+
+    cdef int open(self, LoopCore loop) except -1:
+        loop.check_open()
+        loop.check_not_polling()
+        self.shares = SHARES
+        self.attach(loop)
+        self.keep()
+        if not self.shares:
+            self.open_own()
+        return 0
+
+    cdef int open_own(self) except -1:
+        """Have a set of our own, as well."""
+        cdef OwnSet own
+        if self.own is None:
+            own = OwnSet.__new__(OwnSet)
+            own.open(self.loop, -1)
+            uv.uv_unref(own.handle)
+            self.own = own
+        return 0
 
     cdef void on_loop_close(self) noexcept:
         self.drop_watches()
-        self.close_handle()
+        if self.own is not None:
+            self.own.close_handle()
+        self.detach()
 
     cdef void on_fork(self) noexcept:
-        """A set of this process's own in the place of the parent's, with the same members."""
+        """Sets of this process's own in the place of the parent's, with the same members."""
         cdef int fd
-        if not self.part_from_parent():
-            return
+        cdef bint has_own = self.own is not None and self.own.part_from_parent()
         for fd in range(self.capacity):
-            if self.watches[fd].events:
-                lf_set_change(self.fd, fd, 0, self.watches[fd].events)
+            if self.watches[fd].events == 0:
+                continue
+            if self.watches[fd].is_shared:
+                self.change_shared(fd, 0, self.watches[fd].events)
+            elif has_own:
+                lf_set_change(self.own.fd, fd, 0, self.watches[fd].events)
 
     cdef Watch* watch_of(self, int fd) noexcept:
         """The entry of *fd*, NULL if it has none."""
@@ -179,11 +235,11 @@ cdef class DescriptorSet(KernelSet):
         if fd >= self.capacity:
             # The kernel first: it knows which numbers are descriptors, and so how large the table can become.
             if fd >= USUAL_DESCRIPTORS:
-                check_descriptor(self.fd, fd, event)
+                self.check_descriptor(fd, event)
             self.watches = <Watch*> grown_table(self.watches, &self.capacity, fd, sizeof(Watch))
-        entry = &self.watches[fd]
         # Said to the kernel even if it is not news to us: the number may have been closed and given to another file.
-        self.set_events(fd, entry, entry.events | event)
+        self.set_events(fd, self.watches[fd].events | event)
+        entry = &self.watches[fd]
         if internal and not entry.is_internal:
             entry.is_internal = True
             self.internal_count += 1
@@ -211,70 +267,121 @@ cdef class DescriptorSet(KernelSet):
         if old == NULL:
             return False
         slot[0] = NULL
-        self.set_events(fd, entry, entry.events & ~event)
+        self.set_events(fd, entry.events & ~event)
         handle = <Handle> old
         Py_DECREF(old)
         (<Handle> handle).do_cancel()
         return True
 
-    cdef int set_events(self, int fd, Watch* entry, int events) except -1:
+    cdef int set_events(self, int fd, int events) except -1:
         """Tell the kernel, and count the descriptor in or out."""
-        cdef int before = entry.events
+        cdef int before = self.watches[fd].events
         cdef int status
         self.loop.own_after_fork()
-        status = lf_set_change(self.fd, fd, before, events)
+        if before == 0:
+            self.watches[fd].is_shared = self.may_share(fd)
+        status = self.change(fd, before, events)
         if status < 0 and events & ~before:
             raise OSError(-status, os.strerror(-status))
         # Failing to take a bit away means that the descriptor is gone, and its registration with it.
+        self.watches[fd].events = events
         if before == 0:
             self.count += 1
             try:
                 self.mark_active()
             except BaseException:
                 self.count -= 1
-                lf_set_change(self.fd, fd, events, 0)
+                self.watches[fd].events = 0
+                self.change(fd, events, 0)
                 raise
-            entry.events = events
             return 0
-        entry.events = events
         if events == 0:
             self.count -= 1
-            if entry.is_internal:
-                entry.is_internal = False
+            if self.watches[fd].is_internal:
+                self.watches[fd].is_internal = False
                 self.internal_count -= 1
         self.mark_active()
         return 0
 
-    cdef int mark_active(self) except -1:
-        """Watch the set while it has members; let it count as watched only while one of them is a user's."""
-        if self.handle == NULL or self.loop.left_to_its_thread(self._mark_active):
-            return 0
-        self.watch(uv.UV_READABLE if self.count else 0)
-        if self.count > self.internal_count:
-            uv.uv_ref(self.handle)
+    cdef bint may_share(self, int fd) noexcept:
+        """True if libuv does not watch *fd*: a set has one entry for each descriptor."""
+        cdef LoopState* state = self.loop.state
+        return (self.shares and state != NULL and not uv.lf_loop_watches(&state.loop, fd)
+                and not (fd < self.capacity and self.watches[fd].is_libuvs))
+
+    cdef int change(self, int fd, int before, int events) except? -1:
+        """Tell the kernel; return a negative errno where it refuses. The table may move."""
+        if self.watches[fd].is_shared:
+            return self.change_shared(fd, before, events)
+        if events:
+            self.open_own()
+        return 0 if self.own is None or self.own.fd < 0 else lf_set_change(self.own.fd, fd, before, events)
+
+    cdef int change_shared(self, int fd, int before, int events) noexcept:
+        cdef LoopState* state = self.loop.state
+        if state == NULL or (events == 0 and uv.lf_loop_watches(&state.loop, fd)):
+            # Not ours any more.
+            return 0 if events == 0 else -EBADF
+        return lf_shared_set_change(uv.uv_backend_fd(&state.loop), fd, before, events)
+
+    cdef int check_descriptor(self, int fd, int event) except -1:
+        """Raise what watching *fd* raises, for which there is no room in the table yet."""
+        cdef int status
+        if self.may_share(fd):
+            status = self.change_shared(fd, 0, event)
+            self.change_shared(fd, event, 0)
         else:
-            uv.uv_unref(self.handle)
+            self.open_own()
+            status = lf_set_change(self.own.fd, fd, 0, event)
+            lf_set_change(self.own.fd, fd, event, 0)
+        if status < 0:
+            raise OSError(-status, os.strerror(-status))
         return 0
+
+    cdef int give_way(self, int fd, bint for_good) except -1:
+        cdef int status
+        if for_good:
+            self.watches = <Watch*> grown_table(self.watches, &self.capacity, fd, sizeof(Watch))
+            self.watches[fd].is_libuvs = True
+        if self.watch_of(fd) == NULL or not self.watches[fd].is_shared:
+            return 0
+        if self.change_shared(fd, self.watches[fd].events, 0) < 0:
+            # It was another file under this number, which nobody has closed here.
+            return 0
+        self.watches[fd].is_shared = False
+        try:
+            status = self.change(fd, 0, self.watches[fd].events)
+            if status < 0:
+                raise OSError(-status, os.strerror(-status))
+        except BaseException:
+            self.watches[fd].is_shared = True
+            self.change_shared(fd, 0, self.watches[fd].events)
+            raise
+        return self.mark_active()
+
+    cdef int mark_active(self) except -1:
+        """Let what users wait for count as something to poll for."""
+        if not self.is_attached or self.loop.state == NULL:
+            return 0
+        self.loop.state.watched = self.count - self.internal_count
+        if self.own is None or self.own.handle == NULL or self.loop.left_to_its_thread(self._mark_active):
+            return 0
+        return self.own.watch(uv.UV_READABLE)
 
     def _mark_active(self):
         self.mark_active()
 
-    cdef int on_poll(self, int status, int events) except -1:
-        cdef lf_event ready[EVENTS_PER_CALL]
-        cdef int n = lf_set_ready(self.fd, ready, EVENTS_PER_CALL)
-        cdef int i
-        cdef Watch* entry
-        if n < 0:
-            raise OSError(-n, os.strerror(-n))
-        for i in range(n):
-            entry = self.watch_of(ready[i].fd)
-            if entry == NULL:
-                continue
-            if ready[i].events & LF_READ and entry.reader != NULL:
-                self.fire(ready[i].fd, LF_READ, entry.reader)
-            entry = self.watch_of(ready[i].fd)
-            if entry != NULL and ready[i].events & LF_WRITE and entry.writer != NULL:
-                self.fire(ready[i].fd, LF_WRITE, entry.writer)
+    cdef int on_ready(self, int fd, int events) except -1:
+        cdef Watch* entry = self.watch_of(fd)
+        if entry == NULL:
+            # Left by a file that was closed under this number, and that lives on under another.
+            self.change_shared(fd, LF_READ, 0)
+            return 0
+        if events & LF_READ and entry.reader != NULL:
+            self.fire(fd, LF_READ, entry.reader)
+        entry = self.watch_of(fd)
+        if entry != NULL and events & LF_WRITE and entry.writer != NULL:
+            self.fire(fd, LF_WRITE, entry.writer)
         return 0
 
     cdef int fire(self, int fd, int event, PyObject* callback) except -1:
@@ -286,10 +393,12 @@ cdef class DescriptorSet(KernelSet):
         return 0
 
     cdef void drop_watches(self) noexcept:
-        """Release every callback without telling the kernel: the set itself goes away."""
+        """Release every callback. Libuv's set may stay for a while, a set of our own goes away."""
         cdef int fd
         cdef PyObject* handles[2]
         for fd in range(self.capacity):
+            if self.watches[fd].events and self.watches[fd].is_shared:
+                self.change_shared(fd, self.watches[fd].events, 0)
             handles[0], handles[1] = self.watches[fd].reader, self.watches[fd].writer
             memset(&self.watches[fd], 0, sizeof(Watch))
             release_persistent(handles[0])
@@ -310,17 +419,11 @@ cdef void release_persistent(PyObject* handle) noexcept:
     Py_DECREF(handle)
 
 
-cdef int check_descriptor(int set_fd, int fd, int event) except -1:
-    """Raise what adding *fd* to the set raises; it stays added."""
-    cdef int status = lf_set_change(set_fd, fd, 0, event)
-    if status < 0:
-        raise OSError(-status, os.strerror(-status))
-    return 0
-
-
 cdef void* grown_table(void* table, int* capacity, int fd, size_t size) except NULL:
     cdef int wanted = max(16, capacity[0])
     cdef char* grown
+    if fd < capacity[0]:
+        return table
     while wanted <= fd:
         wanted *= 2
     grown = <char*> realloc(table, wanted * size)

@@ -110,12 +110,22 @@ static inline int lf_set_open(void) {
     return set < 0 ? -errno : set;
 }
 
-static inline int lf_set_change(int set, int fd, int before, int after) {
+/* As selectors.EpollSelector: anything but plain readability wakes writers, and the other way round, so that a hang-up or an
+   error reaches whoever waits. */
+static inline int lf_set_events(uint32_t events) {
+    return ((events & ~(uint32_t)EPOLLOUT) ? LF_READ : 0) | ((events & ~(uint32_t)EPOLLIN) ? LF_WRITE : 0);
+}
+
+static inline struct epoll_event lf_set_entry(int fd, int events) {
     struct epoll_event event = {0};
-    int op = !after ? EPOLL_CTL_DEL : before ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     event.data.fd = fd;
-    if (after & LF_READ) event.events |= EPOLLIN;
-    if (after & LF_WRITE) event.events |= EPOLLOUT;
+    if (events & LF_READ) event.events |= EPOLLIN;
+    if (events & LF_WRITE) event.events |= EPOLLOUT;
+    return event;
+}
+
+static inline int lf_set_tell(int set, struct epoll_event event, int fd, int before, int after) {
+    int op = !after ? EPOLL_CTL_DEL : before ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (epoll_ctl(set, op, fd, &event) == 0) return 0;
     /* The number was closed and reused behind our back: the kernel has forgotten it, or still knows another name for it. */
     if (op == EPOLL_CTL_MOD && errno == ENOENT) op = EPOLL_CTL_ADD;
@@ -124,10 +134,21 @@ static inline int lf_set_change(int set, int fd, int before, int after) {
     return epoll_ctl(set, op, fd, &event) == 0 ? 0 : -errno;
 }
 
+static inline int lf_set_change(int set, int fd, int before, int after) {
+    return lf_set_tell(set, lf_set_entry(fd, after), fd, before, after);
+}
+
+/* The same in libuv's own set, where the upper half of an entry's data tells libuv that it is not libuv's. A descriptor that
+   libuv does not watch any more may be there still; libuv does not mind where that is changed or gone. */
+static inline int lf_shared_set_change(int set, int fd, int before, int after) {
+    struct epoll_event event = lf_set_entry(fd, after);
+    event.data.u64 = (uint64_t)1 << 32 | (uint32_t)fd;
+    return lf_set_tell(set, event, fd, before, after);
+}
+
 /* Add `fd` for good, in both directions: an event for each change, seen or not. */
 static inline int lf_set_edges(int set, int fd) {
-    struct epoll_event event = {0};
-    event.data.fd = fd;
+    struct epoll_event event = lf_set_entry(fd, 0);
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
     if (epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) == 0) return 0;
     if (errno != EEXIST) return -errno;
@@ -141,11 +162,8 @@ static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     while (n < 0 && errno == EINTR);
     if (n < 0) return -errno;
     for (int i = 0; i < n; i++) {
-        /* As selectors.EpollSelector: anything but plain readability wakes writers, and the other way round, so that
-           a hang-up or an error reaches whoever waits. */
         out[i].fd = events[i].data.fd;
-        out[i].events = ((events[i].events & ~(uint32_t)EPOLLOUT) ? LF_READ : 0)
-                      | ((events[i].events & ~(uint32_t)EPOLLIN) ? LF_WRITE : 0);
+        out[i].events = lf_set_events(events[i].events);
     }
     return n;
 }
@@ -201,6 +219,13 @@ static inline int lf_set_change(int set, int fd, int before, int after) {
 static inline int lf_set_edges(int set, int fd) { (void)set; (void)fd; return -ENOSYS; }
 static inline int lf_set_ready(int set, struct lf_event *out, int capacity) {
     (void)set; (void)out; (void)capacity; return -ENOSYS;
+}
+#endif
+
+#if !defined(__linux__)
+static inline int lf_set_events(uint32_t events) { return (int)events; }
+static inline int lf_shared_set_change(int set, int fd, int before, int after) {
+    (void)set; (void)fd; (void)before; (void)after; return -ENOSYS;
 }
 #endif
 

@@ -1,5 +1,7 @@
 # The operating system beside libuv (platform.h): clock, fine wait, reading and writing, set of descriptors.
 
+from libc.stdint cimport uint32_t
+
 cdef extern from "platform.h" nogil:
     double lf_monotonic()
 
@@ -28,3 +30,5 @@ cdef extern from "platform.h" nogil:
     int lf_set_change(int set, int fd, int before, int after)
     int lf_set_edges(int set, int fd)
     int lf_set_ready(int set, lf_event* out, int capacity)
+    int lf_set_events(uint32_t events)
+    int lf_shared_set_change(int set, int fd, int before, int after)

@@ -283,3 +283,32 @@ cdef extern from *:
     }
     """
     uint64_t lf_loop_events(uv_loop_t* loop) nogil
+
+cdef extern from *:
+    """
+    /* Our patch of the bundled libuv; the system's has no such function. */
+    #if defined(__linux__)
+    extern void uv_loopfast_on_event(void (*callback)(uv_loop_t *, int, unsigned int)) __attribute__((weak));
+    static inline int lf_share_set(void (*callback)(uv_loop_t *, int, unsigned int))
+    {
+        if (uv_loopfast_on_event == NULL) return 0;
+        uv_loopfast_on_event(callback);
+        return 1;
+    }
+    #else
+    static inline int lf_share_set(void (*callback)(uv_loop_t *, int, unsigned int)) { (void)callback; return 0; }
+    #endif
+
+    #if defined(_WIN32)
+    static inline int lf_loop_watches(uv_loop_t *loop, int fd) { (void)loop; (void)fd; return 0; }
+    #else
+    static inline int lf_loop_watches(uv_loop_t *loop, int fd)
+    {
+        return (unsigned int)fd < loop->nwatchers && loop->watchers[fd] != NULL;
+    }
+    #endif
+    """
+    # Have `callback` called with each event in a loop's kernel set that is not libuv's; False if this libuv cannot.
+    bint lf_share_set(void (*callback)(uv_loop_t* loop, int fd, unsigned int events) noexcept)
+    # True if libuv itself watches the descriptor `fd`.
+    bint lf_loop_watches(uv_loop_t* loop, int fd)

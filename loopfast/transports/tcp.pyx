@@ -32,6 +32,7 @@ cdef class SocketStream(StreamTransport):
     cdef int open_socket(self, LoopCore loop, int fd, int family, object sock) except -1:
         """Take over the connected *fd*; where this raises, it still belongs to the caller."""
         loop.reserve_descriptor(fd)
+        loop.on_descriptor_claimed(fd)
         self.open_stream(loop, fd)
         self.peer.any.sa_family = family
         self.claim(loop, fd, sock)

@@ -175,6 +175,7 @@ cdef class DatagramEndpoint(NativeTransport):
         loop.check_not_polling()
         loop.borrow_datagram_buffer()
         loop.reserve_descriptor(fd)
+        loop.on_descriptor_claimed(fd)
         self.allocate(sizeof(uv.uv_udp_t))
         handle = <uv.uv_udp_t*> self.handle
         status = uv.uv_udp_init_ex(&loop.state.loop, handle, uv.UV_UDP_RECVMMSG)

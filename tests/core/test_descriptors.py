@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import gc
 import os
+import resource
 import socket
+import sys
 import tempfile
 import weakref
 
 import pytest
-from support import LOCALHOST, pattern, settle, transport_and_peer, until
+from support import LOCALHOST, Recorder, pattern, settle, transport_and_peer, until
+
+from loopfast.handles.poll import share_set
+
+own = pytest.param(False, marks=pytest.mark.loopfast_only("asyncio has one kernel set"))
+
+
+@pytest.fixture(autouse=True, params=[True, own], ids=["shared", "own"])
+def in_libuvs_set(request):
+    """Whether descriptors are watched in libuv's kernel set, or in one of their own as without our patch of libuv."""
+    yield share_set(request.param)
+    share_set(True)
+
+
+def kernel_sets():
+    """The number of this process's kernel sets."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]"
+    return found
 
 
 @pytest.fixture
@@ -339,6 +362,182 @@ def test_closing_the_loop_with_watched_descriptors(loop, pair):
     # They are the user's: still open.
     pair[0].send(b"x")
     assert pair[1].recv(1) == b"x"
+
+
+# ------------------------------------------------------------------------------------------------------ whose set it is
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only on Linux can libuv's set be shared")
+@pytest.mark.loopfast_only("asyncio has one kernel set")
+def test_one_kernel_set_is_enough(loop_factory, in_libuvs_set):
+    # Our patch of libuv is there.
+    assert share_set(in_libuvs_set) == in_libuvs_set and share_set(True)
+    share_set(in_libuvs_set)
+    before = kernel_sets()
+    loop = loop_factory()
+    one, other = socket.socketpair()
+    loop.add_reader(one, lambda: (one.recv(1), loop.stop()))
+    for _ in range(3):
+        other.send(b"x")
+        loop.run_forever()
+    assert kernel_sets() - before == (1 if in_libuvs_set else 2)
+    loop.remove_reader(one)
+    loop.close()
+    one.close()
+    other.close()
+
+
+async def test_a_transport_takes_the_place_of_a_reader(loop, pair):
+    """And of nobody else's; a writer stays until the transport has to wait."""
+    seen = []
+    loop.add_reader(pair[0], seen.append, "reader")
+    loop.add_writer(pair[0], seen.append, "writer")
+    await until(lambda: "writer" in seen)
+    transport, protocol = await loop.create_connection(Recorder, sock=pair[0])
+    seen.clear()
+    pair[1].send(b"for the transport")
+    await until(lambda: protocol.data)
+    assert bytes(protocol.data) == b"for the transport"
+    await until(lambda: "writer" in seen)
+    assert "reader" not in seen
+    transport.close()
+    await protocol.lost
+    pair[1].close()
+
+
+@pytest.mark.loopfast_only("asyncio raises FileNotFoundError in the transport's first turn")
+async def test_a_number_that_a_transport_has_after_a_watched_one(loop):
+    """Closed without remove_reader(), as another name of the file lives on."""
+    stale = []
+    one, other = socket.socketpair()
+    duplicate = one.dup()
+    fd = one.fileno()
+    loop.add_reader(fd, stale.append, 1)
+    one.close()
+    new, peer = socket.socketpair()
+    assert new.fileno() == fd
+    transport, protocol = await loop.create_connection(Recorder, sock=new)
+    other.send(b"for nobody")
+    await settle()
+    peer.sendall(b"for the transport")
+    await until(lambda: protocol.data)
+    assert bytes(protocol.data) == b"for the transport"
+    assert stale == []
+    transport.close()
+    await protocol.lost
+    for sock in (duplicate, other, peer):
+        sock.close()
+
+
+async def test_a_transport_that_reads_again_while_it_sends_a_file(loop, tmp_path):
+    data = pattern(3_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    async with transport_and_peer(send_buffer=4096) as (transport, protocol, peer):
+        with open(path, "rb") as file:
+            sending = loop.create_task(loop.sendfile(transport, file))
+            received = await loop.sock_recv(peer, 1000)
+            await settle()
+            transport.resume_reading()
+            peer.send(b"meanwhile")
+            await until(lambda: protocol.data)
+            while len(received) < len(data):
+                received += await loop.sock_recv(peer, 1 << 20)
+            assert await sending == len(data)
+        assert received == data
+        assert bytes(protocol.data) == b"meanwhile"
+        transport.write(b"after")
+        assert await loop.sock_recv(peer, 100) == b"after"
+
+
+@pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
+@pytest.mark.parametrize("first", ["add_reader", "Poll"])
+async def test_a_handle_of_the_binding_beside_a_reader(loop, pair, first):
+    uv = pytest.importorskip("loopfast.uv")
+    seen = []
+
+    def add_reader():
+        loop.add_reader(pair[0], seen.append, "reader")
+
+    def make_poll():
+        poll = uv.Poll(uv.Loop.of(loop), pair[0])
+        poll.start(lambda poll, events, error: seen.append("poll"), uv.PollEvent.READABLE)
+        return poll
+
+    if first == "Poll":
+        poll = make_poll()
+        add_reader()
+    else:
+        add_reader()
+        poll = make_poll()
+    pair[1].send(b"x")
+    await until(lambda: {"reader", "poll"} <= set(seen))
+    poll.close()
+    await settle()
+    seen.clear()
+    await until(lambda: "reader" in seen)
+    assert "poll" not in seen
+    assert loop.remove_reader(pair[0])
+    loop.add_reader(pair[0], seen.append, "again")
+    await until(lambda: "again" in seen)
+    loop.remove_reader(pair[0])
+
+
+@pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
+async def test_a_descriptor_that_is_none_given_to_the_binding(loop):
+    uv = pytest.importorskip("loopfast.uv")
+    with pytest.raises(OSError) as caught:
+        uv.Poll(uv.Loop.of(loop), 2**31 - 1)
+    assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork()")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.loopfast_only("asyncio's loop shares its epoll set with the child")
+def test_watched_descriptors_in_a_forked_child(loop, pair):
+    seen = []
+    loop.add_reader(pair[0], lambda: (seen.append(pair[0].recv(1)), loop.stop()))
+    loop.run_until_complete(asyncio.sleep(0))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            pair[1].send(b"c")
+            loop.run_forever()
+            loop.remove_reader(pair[0])
+            status = 0 if seen == [b"c"] else 2
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    # The child has changed its own set only.
+    pair[1].send(b"p")
+    loop.run_forever()
+    assert seen == [b"p"]
+
+
+@pytest.mark.loopfast_only("no kernel set can be made for the second one")
+async def test_no_descriptor_is_left_for_a_set(loop, pair, in_libuvs_set):
+    """Readers and writers need none; what libuv has, too, needs one and says so."""
+    uv = pytest.importorskip("loopfast.uv")
+    if not in_libuvs_set:
+        return
+    base = uv.Loop.of(loop)
+    seen = []
+    loop.add_reader(pair[0], seen.append, 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        loop.add_writer(pair[1], seen.append, 2)
+        loop.remove_writer(pair[1])
+        with pytest.raises(OSError) as caught:
+            uv.Poll(base, pair[0])
+        assert caught.value.errno == errno.EMFILE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    pair[1].send(b"x")
+    seen.clear()
+    await until(lambda: 1 in seen)
 
 
 # --------------------------------------------------------------------------------------------------------------- sock_*

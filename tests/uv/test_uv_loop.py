@@ -413,10 +413,17 @@ def test_a_dropped_loop_warns_and_closes() -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_dropped_loop_with_work_in_the_pool_stays_in_memory() -> None:
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
     loop = uv.Loop()
     room: list[bool] = []
-    uv.queue_work(loop, lambda: room.append(go.wait(30)))
+
+    def work() -> None:
+        begun.set()
+        room.append(go.wait(30))
+
+    uv.queue_work(loop, work)
+    # Work that no thread has begun is cancelled.
+    assert begun.wait(30)
     del loop
     gc.collect()
     go.set()
