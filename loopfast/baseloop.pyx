@@ -6,7 +6,6 @@ itself.
 """
 
 import asyncio
-import os
 import socket
 import sys
 from asyncio.log import logger
@@ -197,22 +196,16 @@ cdef class BaseLoop(LoopCore):
     cdef int on_descriptor_ready(self, int fd, int events) except -1:
         return 0 if self.descriptors is None else self.descriptors.on_ready(fd, events)
 
-    cdef int on_descriptor_claimed(self, int fd) except -1:
-        if self.descriptors is not None and self.descriptors.watch_of(fd) != NULL:
-            # As on asyncio, whose transports add a reader of their own.
-            self.on_descriptor_taken(fd, LF_READ)
-            self.descriptors.give_way(fd, False)
-        return 0
+    cdef void on_descriptor_taken_over(self, int fd) noexcept:
+        if self.descriptors is not None:
+            self.descriptors.give_way(fd)
 
-    def _descriptor_given_away(self, int fd):
-        """libuv is given *fd* by others than us, and may watch it from now on, as users do."""
-        try:
-            os.fstat(fd)
-        except OSError:
-            # Whoever gives it is told.
-            return
-        self.open_descriptor_set()
-        self.descriptors.give_way(fd, True)
+    cdef bint shares_descriptor(self, int fd) noexcept:
+        return self.descriptors is not None and self.descriptors.shares(fd)
+
+    cdef int on_descriptor_claimed(self, int fd) except -1:
+        # As on asyncio, whose transports add a reader of their own.
+        return self.on_descriptor_taken(fd, LF_READ)
 
     def _open_descriptor_set(self):
         """Have what add_reader() and add_writer() need, so that they work with no descriptor left, too."""

@@ -45,8 +45,6 @@ ctypedef struct LoopState:
 
 
 cdef int wake(LoopCore loop) except -1
-# libuv's kernel set may have entries of ours.
-cdef bint SHARES_SET
 
 
 cdef inline bint polls_elsewhere(LoopCore loop) noexcept:
@@ -124,6 +122,8 @@ cdef class LoopCore(LoopBuffers):
 
         # How many forks this process had behind it when libuv's loop was made, or made its own again.
         unsigned long forks
+        # libuv's kernel set may have entries that are not libuv's (our patch).
+        bint shares_set
 
         # A turn runs: libuv can neither be entered again nor lose its loop.
         bint in_turn
@@ -167,6 +167,8 @@ cdef class LoopCore(LoopBuffers):
     cdef void fail(self, object exception) noexcept
     # Before anything that would change what the kernel watches for this loop.
     cdef void own_after_fork(self) noexcept
+    # This is a child that has not done so yet: what the kernel has is the parent's.
+    cdef bint is_forked(self) noexcept
     # Before a new handle: raises where another thread is in libuv.
     cdef int check_not_polling(self) except -1
     # Call `method` on the loop's thread if that is in libuv; return False where it may be done here and now.
@@ -180,10 +182,13 @@ cdef class LoopCore(LoopBuffers):
     cdef int report(self, dict context) except -1
     # A sock_*() call waits for `event` of a descriptor, instead of whoever did before.
     cdef int on_descriptor_taken(self, int fd, int event) except -1
-    # libuv is to watch a descriptor that readers and writers may wait for.
+    # A transport is made for a descriptor that readers and writers may wait for.
     cdef int on_descriptor_claimed(self, int fd) except -1
-    # An event in libuv's kernel set that is not libuv's: LF_READ, LF_WRITE.
+    # With `shares_set`: LF_READ, LF_WRITE of a descriptor that is in libuv's kernel set for us; libuv is about to watch
+    # it itself; whether it is there for us.
     cdef int on_descriptor_ready(self, int fd, int events) except -1
+    cdef void on_descriptor_taken_over(self, int fd) noexcept
+    cdef bint shares_descriptor(self, int fd) noexcept
     # create_future(), as the interpreter's own or a subclass has it.
     cdef object new_future(self)
     # Takes the data for `protocol`, a FastProtocol; None if data_received() of the protocol does.

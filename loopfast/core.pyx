@@ -181,7 +181,19 @@ cdef void on_event_of_others(uv.uv_loop_t* loop, int fd, unsigned int events) no
         (<LoopCore> state.owner).fail(exc)
 
 
-SHARES_SET = uv.lf_share_set(on_event_of_others)
+cdef void on_taken(uv.uv_loop_t* loop, int fd) noexcept:
+    """libuv begins to watch a descriptor itself."""
+    cdef LoopState* state = <LoopState*> loop.data
+    hold_gil(state)
+    if state.owner != NULL:
+        (<LoopCore> state.owner).on_descriptor_taken_over(fd)
+
+
+cdef int is_of_others(uv.uv_loop_t* loop, int fd) noexcept:
+    """True if *fd* is in libuv's kernel set for us."""
+    cdef LoopState* state = <LoopState*> loop.data
+    hold_gil(state)
+    return state.owner != NULL and (<LoopCore> state.owner).shares_descriptor(fd)
 
 
 cdef void close_foreign(uv.uv_handle_t* handle, void* arg) noexcept nogil:
@@ -228,6 +240,7 @@ cdef class LoopCore(LoopBuffers):
         self.forks = fork_count
         state.owner = <PyObject*> self
         state.loop.data = state
+        self.shares_set = uv.lf_share_set(&state.loop, on_event_of_others, on_taken, is_of_others)
         self.slow_callback_duration = 0.1
         self.has_own_clock = type(self).time is not LoopCore.time
         try:
@@ -701,7 +714,7 @@ cdef class LoopCore(LoopBuffers):
         return 0
 
     cdef int run_unusual(self, PyObject* item) except -1:
-        """Run what run_ready() leaves: readers and writers, debug mode, what was deferred, handles of asyncio's own
+        """Run what run_queued() leaves: debug mode, what was deferred, thread-safe handles, those of asyncio's own
         Python code."""
         cdef Handle handle
         if is_native(item):
@@ -847,6 +860,15 @@ cdef class LoopCore(LoopBuffers):
     cdef int on_descriptor_ready(self, int fd, int events) except -1:
         return 0
 
+    cdef void on_descriptor_taken_over(self, int fd) noexcept:
+        pass
+
+    cdef bint shares_descriptor(self, int fd) noexcept:
+        return False
+
+    cdef bint is_forked(self) noexcept:
+        return self.forks != fork_count
+
     cdef object on_protocol(self, object protocol):
         return None
 
@@ -864,6 +886,9 @@ cdef class LoopCore(LoopBuffers):
         Raises:
             RuntimeError: the loop is closed.
         """
+        self.check_open()
+        # What is made with it is not to change what a forked process's parent watches.
+        self.own_after_fork()
         self.check_open()
         return PyCapsule_New(&self.state.loop, NULL, NULL)
 
@@ -890,7 +915,7 @@ cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
     cdef PyObject* result
     cdef PyObject* context
     loop.callback_count += 1
-    if loop._debug or loop.timing or not is_plain(item) or (<Handle> item).is_persistent:
+    if loop._debug or loop.timing or not is_plain(item) or (LF_FREE_THREADED and (<Handle> item).is_persistent):
         # The queue's reference becomes this variable's, which every way out of the function drops.
         handle = <object> item
         Py_DECREF(item)
@@ -899,6 +924,13 @@ cdef inline int run_queued(LoopCore loop, PyObject* item) except -1:
         # By another thread.
         drop_call(item)
         recycle(loop, item)
+    elif (<Handle> item).is_persistent:
+        # A reader's or a writer's.
+        handle = <object> item
+        Py_DECREF(item)
+        (<Handle> item).is_queued = False
+        if (<Handle> item).callback != NULL:
+            loop.run_handle(<Handle> item)
     elif (<Handle> item).callback != NULL:
         (<Handle> item).is_running = True
         result = call_handle(loop, item)

@@ -41,43 +41,40 @@ ctypedef struct Watch:
     PyObject* writer
     int events
     unsigned char is_internal
-    # It is in libuv's kernel set, not in one of our own.
+    # It is in libuv's kernel set, not in our own.
     unsigned char is_shared
-    # libuv was given it by others than us, so it never is.
-    unsigned char is_libuvs
 
 
 cdef class DescriptorSet(LoopObject):
     # The users' descriptors: what add_reader() and add_writer() were given. They are in libuv's own kernel set, with a
-    # mark by which libuv hands their events on (a patch of ours), and libuv knows nothing else of them. Where libuv has
-    # something to do with a descriptor itself, and where the patch is missing, they are in a set of our own.
+    # mark by which libuv hands their events on (a patch of ours), and libuv knows nothing else of them. What libuv
+    # itself watches, too, and all of them where the patch is missing, is in a set of our own.
     cdef:
         Watch* watches
         int capacity
         # Registered descriptors, and how many of them are the loop's own (they must not keep an idle turn polling).
         int count
         int internal_count
-        # Made when it is needed; from the beginning where nothing can be in libuv's.
         OwnSet own
-        bint shares
+        bint may_share
 
     cdef int open(self, LoopCore loop) except -1
-    # So that no lack of descriptors or memory is in the way of watching what libuv has, too.
-    cdef int open_own(self) except -1
     cdef Handle add(self, int fd, int event, Handle handle, bint internal)
     cdef bint remove(self, int fd, int event) except -1
     cdef int events_of(self, int fd) noexcept
     cdef Watch* watch_of(self, int fd) noexcept
-    # libuv is to watch this descriptor: leave its set. `for_good`: whatever is known of transports.
-    cdef int give_way(self, int fd, bint for_good) except -1
+    # It is in libuv's set for us.
+    cdef bint shares(self, int fd) noexcept
+    # From libuv, with the GIL: it is about to watch this descriptor.
+    cdef void give_way(self, int fd) noexcept
     # An event, of whichever set.
     cdef int on_ready(self, int fd, int events) except -1
     cdef int mark_active(self) except -1
     cdef int fire(self, int fd, int event, PyObject* callback) except -1
     cdef int set_events(self, int fd, int events) except -1
-    cdef bint may_share(self, int fd) noexcept
-    cdef int change(self, int fd, int before, int events) except? -1
-    cdef int change_shared(self, int fd, int before, int events) noexcept
+    cdef void skip_events(self, int fd) noexcept
+    cdef bint can_share(self, int fd) noexcept
+    cdef int change(self, int fd, bint shared, int before, int events) noexcept
     cdef int check_descriptor(self, int fd, int event) except -1
     cdef void drop_watches(self) noexcept
 

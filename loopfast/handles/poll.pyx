@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 from loopfast.collector cimport visit_call
 from loopfast.callbacks cimport Handle
-from loopfast.core cimport SHARES_SET, LoopCore, LoopObject, LoopState, hold_gil
+from loopfast.core cimport LoopCore, LoopObject, LoopState, hold_gil
 from loopfast.errors cimport check, system_error
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes cimport uv
@@ -64,7 +64,6 @@ cdef class UVPoll(UVHandle):
         cdef int status
         loop.check_open()
         loop.check_not_polling()
-        loop.on_descriptor_claimed(fd)
         self.allocate(sizeof(uv.uv_poll_t))
         status = uv.uv_poll_init_socket(&loop.state.loop, <uv.uv_poll_t*> self.handle, fd)
         if status < 0:
@@ -156,15 +155,14 @@ cdef class OwnSet(KernelSet):
         return 0
 
 
-cdef bint SHARES = SHARES_SET
+cdef bint MAY_SHARE = True
 
 
 def share_set(enabled):
-    """For the tests: have the loops made from now on watch descriptors in libuv's kernel set, if that can be, or all of
-    them in one of their own. Returns True if they are in libuv's."""
-    global SHARES
-    SHARES = enabled and SHARES_SET
-    return SHARES
+    """For the tests: have the loops made from now on watch descriptors in libuv's kernel set, where that can be, or all
+    of them in one of their own."""
+    global MAY_SHARE
+    MAY_SHARE = enabled
 
 
 @cython.no_gc_clear
@@ -177,42 +175,29 @@ cdef class DescriptorSet(LoopObject):
         self.detach()
 
     cdef int open(self, LoopCore loop) except -1:
-        loop.check_open()
-        loop.check_not_polling()
-        self.shares = SHARES
+        cdef OwnSet own = OwnSet.__new__(OwnSet)
+        own.open(loop, -1)
+        uv.uv_unref(own.handle)
+        self.own = own
+        self.may_share = MAY_SHARE and loop.shares_set
         self.attach(loop)
         self.keep()
-        if not self.shares:
-            self.open_own()
-        return 0
-
-    cdef int open_own(self) except -1:
-        """Have a set of our own, as well."""
-        cdef OwnSet own
-        if self.own is None:
-            own = OwnSet.__new__(OwnSet)
-            own.open(self.loop, -1)
-            uv.uv_unref(own.handle)
-            self.own = own
         return 0
 
     cdef void on_loop_close(self) noexcept:
         self.drop_watches()
-        if self.own is not None:
-            self.own.close_handle()
+        self.own.close_handle()
         self.detach()
 
     cdef void on_fork(self) noexcept:
         """Sets of this process's own in the place of the parent's, with the same members."""
         cdef int fd
-        cdef bint has_own = self.own is not None and self.own.part_from_parent()
+        cdef bint has_own = self.own.handle != NULL and self.own.part_from_parent()
         for fd in range(self.capacity):
             if self.watches[fd].events == 0:
                 continue
-            if self.watches[fd].is_shared:
-                self.change_shared(fd, 0, self.watches[fd].events)
-            elif has_own:
-                lf_set_change(self.own.fd, fd, 0, self.watches[fd].events)
+            if self.watches[fd].is_shared or has_own:
+                self.change(fd, self.watches[fd].is_shared, 0, self.watches[fd].events)
 
     cdef Watch* watch_of(self, int fd) noexcept:
         """The entry of *fd*, NULL if it has none."""
@@ -239,6 +224,7 @@ cdef class DescriptorSet(LoopObject):
             self.watches = <Watch*> grown_table(self.watches, &self.capacity, fd, sizeof(Watch))
         # Said to the kernel even if it is not news to us: the number may have been closed and given to another file.
         self.set_events(fd, self.watches[fd].events | event)
+        self.skip_events(fd)
         entry = &self.watches[fd]
         if internal and not entry.is_internal:
             entry.is_internal = True
@@ -279,8 +265,8 @@ cdef class DescriptorSet(LoopObject):
         cdef int status
         self.loop.own_after_fork()
         if before == 0:
-            self.watches[fd].is_shared = self.may_share(fd)
-        status = self.change(fd, before, events)
+            self.watches[fd].is_shared = self.can_share(fd)
+        status = self.change(fd, self.watches[fd].is_shared, before, events)
         if status < 0 and events & ~before:
             raise OSError(-status, os.strerror(-status))
         # Failing to take a bit away means that the descriptor is gone, and its registration with it.
@@ -292,7 +278,7 @@ cdef class DescriptorSet(LoopObject):
             except BaseException:
                 self.count -= 1
                 self.watches[fd].events = 0
-                self.change(fd, events, 0)
+                self.change(fd, self.watches[fd].is_shared, events, 0)
                 raise
             return 0
         if events == 0:
@@ -303,68 +289,74 @@ cdef class DescriptorSet(LoopObject):
         self.mark_active()
         return 0
 
-    cdef bint may_share(self, int fd) noexcept:
+    cdef void skip_events(self, int fd) noexcept:
+        """What the poll that is going on has found was there for whoever waited before."""
+        cdef LoopState* state = self.loop.state
+        # Not while the loop's thread looks at it without the GIL.
+        if self.may_share and state != NULL and state.released == NULL:
+            uv.lf_skip_events(&state.loop, fd)
+
+    cdef bint can_share(self, int fd) noexcept:
         """True if libuv does not watch *fd*: a set has one entry for each descriptor."""
         cdef LoopState* state = self.loop.state
-        return (self.shares and state != NULL and not uv.lf_loop_watches(&state.loop, fd)
-                and not (fd < self.capacity and self.watches[fd].is_libuvs))
+        return self.may_share and state != NULL and not uv.lf_loop_watches(&state.loop, fd)
 
-    cdef int change(self, int fd, int before, int events) except? -1:
-        """Tell the kernel; return a negative errno where it refuses. The table may move."""
-        if self.watches[fd].is_shared:
-            return self.change_shared(fd, before, events)
-        if events:
-            self.open_own()
-        return 0 if self.own is None or self.own.fd < 0 else lf_set_change(self.own.fd, fd, before, events)
+    cdef bint shares(self, int fd) noexcept:
+        cdef Watch* entry = self.watch_of(fd)
+        return entry != NULL and entry.is_shared
 
-    cdef int change_shared(self, int fd, int before, int events) noexcept:
+    cdef int change(self, int fd, bint shared, int before, int events) noexcept:
+        """Tell the kernel; return a negative errno where it refuses."""
         cdef LoopState* state = self.loop.state
+        if not shared:
+            return lf_set_change(self.own.fd, fd, before, events)
         if state == NULL or (events == 0 and uv.lf_loop_watches(&state.loop, fd)):
             # Not ours any more.
-            return 0 if events == 0 else -EBADF
+            return -EBADF
         return lf_shared_set_change(uv.uv_backend_fd(&state.loop), fd, before, events)
 
     cdef int check_descriptor(self, int fd, int event) except -1:
         """Raise what watching *fd* raises, for which there is no room in the table yet."""
+        cdef bint shared = self.can_share(fd)
         cdef int status
-        if self.may_share(fd):
-            status = self.change_shared(fd, 0, event)
-            self.change_shared(fd, event, 0)
-        else:
-            self.open_own()
-            status = lf_set_change(self.own.fd, fd, 0, event)
-            lf_set_change(self.own.fd, fd, event, 0)
+        self.loop.own_after_fork()
+        status = self.change(fd, shared, 0, event)
+        self.change(fd, shared, event, 0)
         if status < 0:
             raise OSError(-status, os.strerror(-status))
         return 0
 
-    cdef int give_way(self, int fd, bint for_good) except -1:
+    cdef void give_way(self, int fd) noexcept:
+        """libuv is about to watch *fd*, which has one entry in its set: go on in our own."""
+        cdef Watch* entry = self.watch_of(fd)
         cdef int status
-        if for_good:
-            self.watches = <Watch*> grown_table(self.watches, &self.capacity, fd, sizeof(Watch))
-            self.watches[fd].is_libuvs = True
-        if self.watch_of(fd) == NULL or not self.watches[fd].is_shared:
-            return 0
-        if self.change_shared(fd, self.watches[fd].events, 0) < 0:
-            # It was another file under this number, which nobody has closed here.
-            return 0
-        self.watches[fd].is_shared = False
-        try:
-            status = self.change(fd, 0, self.watches[fd].events)
-            if status < 0:
-                raise OSError(-status, os.strerror(-status))
-        except BaseException:
-            self.watches[fd].is_shared = True
-            self.change_shared(fd, 0, self.watches[fd].events)
-            raise
-        return self.mark_active()
+        if entry == NULL or not entry.is_shared:
+            return
+        if self.loop.is_forked():
+            # The sets are the parent's still; own_after_fork() is to come.
+            entry.is_shared = False
+            return
+        status = self.change(fd, True, entry.events, 0)
+        entry.is_shared = False
+        if status < 0:
+            # It was another file under this number, which nobody has removed.
+            return
+        status = self.change(fd, False, 0, entry.events)
+        if status < 0:
+            try:
+                self.loop.schedule(self.loop.call_exception_handler, {
+                    "message": f"Descriptor {fd} cannot be watched for its reader or writer any more",
+                    "exception": OSError(-status, os.strerror(-status)),
+                }, NULL)
+            except BaseException as exc:
+                self.loop.fail(exc)
 
     cdef int mark_active(self) except -1:
         """Let what users wait for count as something to poll for."""
         if not self.is_attached or self.loop.state == NULL:
             return 0
         self.loop.state.watched = self.count - self.internal_count
-        if self.own is None or self.own.handle == NULL or self.loop.left_to_its_thread(self._mark_active):
+        if self.own.handle == NULL or self.own.events or self.loop.left_to_its_thread(self._mark_active):
             return 0
         return self.own.watch(uv.UV_READABLE)
 
@@ -375,7 +367,8 @@ cdef class DescriptorSet(LoopObject):
         cdef Watch* entry = self.watch_of(fd)
         if entry == NULL:
             # Left by a file that was closed under this number, and that lives on under another.
-            self.change_shared(fd, LF_READ, 0)
+            self.change(fd, True, LF_READ, 0)
+            self.change(fd, False, LF_READ, 0)
             return 0
         if events & LF_READ and entry.reader != NULL:
             self.fire(fd, LF_READ, entry.reader)
@@ -398,7 +391,7 @@ cdef class DescriptorSet(LoopObject):
         cdef PyObject* handles[2]
         for fd in range(self.capacity):
             if self.watches[fd].events and self.watches[fd].is_shared:
-                self.change_shared(fd, self.watches[fd].events, 0)
+                self.change(fd, True, self.watches[fd].events, 0)
             handles[0], handles[1] = self.watches[fd].reader, self.watches[fd].writer
             memset(&self.watches[fd], 0, sizeof(Watch))
             release_persistent(handles[0])
@@ -422,8 +415,6 @@ cdef void release_persistent(PyObject* handle) noexcept:
 cdef void* grown_table(void* table, int* capacity, int fd, size_t size) except NULL:
     cdef int wanted = max(16, capacity[0])
     cdef char* grown
-    if fd < capacity[0]:
-        return table
     while wanted <= fd:
         wanted *= 2
     grown = <char*> realloc(table, wanted * size)

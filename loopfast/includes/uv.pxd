@@ -286,17 +286,30 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    /* Our patch of the bundled libuv; the system's has no such function. */
+    /* Our patch of the bundled libuv; the system's has no such functions. */
+    typedef void (*lf_event_cb)(uv_loop_t *loop, int fd, unsigned int events);
+    typedef void (*lf_taken_cb)(uv_loop_t *loop, int fd);
+    typedef int (*lf_is_of_others_cb)(uv_loop_t *loop, int fd);
     #if defined(__linux__)
-    extern void uv_loopfast_on_event(void (*callback)(uv_loop_t *, int, unsigned int)) __attribute__((weak));
-    static inline int lf_share_set(void (*callback)(uv_loop_t *, int, unsigned int))
+    extern void uv_loopfast_share(uv_loop_t *, lf_event_cb, lf_taken_cb, lf_is_of_others_cb) __attribute__((weak));
+    extern void uv_loopfast_skip(uv_loop_t *, int) __attribute__((weak));
+    static inline int lf_share_set(uv_loop_t *loop, lf_event_cb event, lf_taken_cb taken, lf_is_of_others_cb others)
     {
-        if (uv_loopfast_on_event == NULL) return 0;
-        uv_loopfast_on_event(callback);
+        if (uv_loopfast_share == NULL) return 0;
+        uv_loopfast_share(loop, event, taken, others);
         return 1;
     }
+    static inline void lf_skip_events(uv_loop_t *loop, int fd)
+    {
+        if (uv_loopfast_skip != NULL) uv_loopfast_skip(loop, fd);
+    }
     #else
-    static inline int lf_share_set(void (*callback)(uv_loop_t *, int, unsigned int)) { (void)callback; return 0; }
+    static inline int lf_share_set(uv_loop_t *loop, lf_event_cb event, lf_taken_cb taken, lf_is_of_others_cb others)
+    {
+        (void)loop; (void)event; (void)taken; (void)others;
+        return 0;
+    }
+    static inline void lf_skip_events(uv_loop_t *loop, int fd) { (void)loop; (void)fd; }
     #endif
 
     #if defined(_WIN32)
@@ -308,7 +321,16 @@ cdef extern from *:
     }
     #endif
     """
-    # Have `callback` called with each event in a loop's kernel set that is not libuv's; False if this libuv cannot.
-    bint lf_share_set(void (*callback)(uv_loop_t* loop, int fd, unsigned int events) noexcept)
+    # Entries that are not libuv's may be in the loop's kernel set: `event` is called with what is reported of them,
+    # `taken` before libuv watches a descriptor itself, `others` where it would remove one that may not be its own.
+    # False if this libuv cannot.
+    bint lf_share_set(
+        uv_loop_t* loop,
+        void (*event)(uv_loop_t* loop, int fd, unsigned int events) noexcept,
+        void (*taken)(uv_loop_t* loop, int fd) noexcept,
+        int (*others)(uv_loop_t* loop, int fd) noexcept
+    )
+    # Forget what the poll that is going on still has to tell of `fd`; it is told again if it is still true then.
+    void lf_skip_events(uv_loop_t* loop, int fd)
     # True if libuv itself watches the descriptor `fd`.
     bint lf_loop_watches(uv_loop_t* loop, int fd)

@@ -343,9 +343,6 @@ cdef class StreamTransport(NativeTransport):
 
     cdef int start_reading(self) except -1:
         if not self.reading and self.handle != NULL:
-            if self.empty_waiter is not None:
-                # A file is being sent, and libuv's kernel set may have the loop's entry for that.
-                self.loop.on_descriptor_claimed(self.fd)
             check(uv.uv_read_start(<uv.uv_stream_t*> self.handle, on_uv_alloc, on_uv_read))
             self.reading = True
             self.keep()

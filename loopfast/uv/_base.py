@@ -193,10 +193,7 @@ class BaseLoop(Unique):
         while self._dropped:
             self._dropped.popleft().close()
 
-    def _give_descriptor(self, descriptor: int) -> None:
-        """A handle is about to watch a descriptor of the user's, or already does."""
-
-    def _take_descriptor(self, descriptor: int) -> None:
+    def _refuse_taken(self, descriptor: int) -> None:
         """OSError if a stream or UDP handle of this loop has the descriptor: both would close it."""
         number = ffi.new("uv_os_fd_t *")
         for cell in self._cells.values():
@@ -209,7 +206,6 @@ class BaseLoop(Unique):
                 raise OSError(
                     errno.EEXIST, f"{os.strerror(errno.EEXIST)}: {cell.owner()!r} has descriptor {descriptor}"
                 )
-        self._give_descriptor(descriptor)
 
     def _close_cells(self) -> None:
         """Close every handle and cancel every request."""

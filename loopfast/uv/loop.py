@@ -384,12 +384,6 @@ class _AsyncioLoop(Loop):
         loop = self._asyncio()
         return None if loop is None else loop._thread_id  # type: ignore[attr-defined]
 
-    def _give_descriptor(self, descriptor: int) -> None:
-        # A descriptor is in libuv's kernel set once; its readers and writers on the asyncio loop go elsewhere.
-        loop = self._asyncio()
-        if loop is not None:
-            loop._descriptor_given_away(descriptor)  # type: ignore[attr-defined]
-
     def run(self, mode: RunMode | int = RunMode.DEFAULT) -> bool:
         """Refused: asyncio runs this loop."""
         raise RuntimeError(f"{self!r} is run by asyncio")

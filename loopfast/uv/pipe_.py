@@ -54,7 +54,7 @@ class Pipe(Stream):
             OSError: EBADF or EINVAL, it cannot be used; EBUSY, the handle has one; EEXIST, another handle has it.
         """
         handle, number = self._use(), descriptor(file)
-        self.loop._take_descriptor(number)
+        self.loop._refuse_taken(number)
         check(lib.uv_pipe_open(handle, number))
 
     def bind(self, name: Any, flags: PipeFlag | int = PipeFlag.NO_TRUNCATE) -> None:

@@ -51,13 +51,7 @@ class Poll(Handle):
     def __init__(self, loop: BaseLoop, file: Any) -> None:
         number = descriptor(file)
         self._file = file
-        initialise = lib.uv_poll_init if os.name != "nt" else lib.uv_poll_init_socket
-
-        def give(pointer: Any, handle: Any) -> int:
-            loop._give_descriptor(number)
-            return int(initialise(pointer, handle, number))
-
-        self._create(loop, give)
+        self._create(loop, lib.uv_poll_init if os.name != "nt" else lib.uv_poll_init_socket, number)
 
     def start(
         self: _Self, callback: Callable[[_Self, PollEvent, Exception | None], object], events: PollEvent | int

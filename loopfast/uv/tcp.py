@@ -62,7 +62,7 @@ class TCP(Stream):
         # libuv would take any descriptor, and fail later.
         with socket.socket(fileno=number) as probe:
             probe.detach()
-        self.loop._take_descriptor(number)
+        self.loop._refuse_taken(number)
         check(lib.uv_tcp_open(handle, number))
         if isinstance(sock, socket.socket):
             sock.detach()

@@ -93,7 +93,7 @@ class UDP(Handle):
         handle, number = self._use(), descriptor(sock)
         with socket.socket(fileno=number) as probe:
             probe.detach()
-        self.loop._take_descriptor(number)
+        self.loop._refuse_taken(number)
         if flags:
             check(lib.uv_udp_open_ex(handle, number, int(UDPFlag(flags))))
         else:

@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import gc
 import os
+import re
 import resource
 import socket
 import sys
 import tempfile
+import tty
 import weakref
+from pathlib import Path
 
 import pytest
 from support import LOCALHOST, Recorder, pattern, settle, transport_and_peer, until
@@ -25,17 +29,19 @@ own = pytest.param(False, marks=pytest.mark.loopfast_only("asyncio has one kerne
 @pytest.fixture(autouse=True, params=[True, own], ids=["shared", "own"])
 def in_libuvs_set(request):
     """Whether descriptors are watched in libuv's kernel set, or in one of their own as without our patch of libuv."""
-    yield share_set(request.param)
+    share_set(request.param)
+    yield request.param
     share_set(True)
 
 
-def kernel_sets():
-    """The number of this process's kernel sets."""
-    found = 0
-    for fd in os.listdir("/proc/self/fd"):
+def entries(fd):
+    """The data of the entries that *fd* has in the kernel sets of this process."""
+    found = []
+    for number in os.listdir("/proc/self/fdinfo"):
         with contextlib.suppress(OSError):
-            found += os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]"
-    return found
+            text = Path(f"/proc/self/fdinfo/{number}").read_text()
+            found += re.findall(rf"^tfd: +{fd} events: +\w+ data: +(\w+)", text, re.MULTILINE)
+    return [int(data, 16) for data in found]
 
 
 @pytest.fixture
@@ -369,22 +375,18 @@ def test_closing_the_loop_with_watched_descriptors(loop, pair):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only on Linux can libuv's set be shared")
 @pytest.mark.loopfast_only("asyncio has one kernel set")
-def test_one_kernel_set_is_enough(loop_factory, in_libuvs_set):
-    # Our patch of libuv is there.
-    assert share_set(in_libuvs_set) == in_libuvs_set and share_set(True)
-    share_set(in_libuvs_set)
-    before = kernel_sets()
-    loop = loop_factory()
-    one, other = socket.socketpair()
-    loop.add_reader(one, lambda: (one.recv(1), loop.stop()))
+def test_whose_kernel_set_a_descriptor_is_in(loop, pair, in_libuvs_set):
+    fd = pair[0].fileno()
+    loop.add_reader(fd, lambda: (pair[0].recv(1), loop.stop()))
+    assert entries(fd) == [1 << 32 | fd if in_libuvs_set else fd]
     for _ in range(3):
-        other.send(b"x")
+        pair[1].send(b"x")
         loop.run_forever()
-    assert kernel_sets() - before == (1 if in_libuvs_set else 2)
-    loop.remove_reader(one)
-    loop.close()
-    one.close()
-    other.close()
+    loop.add_writer(fd, print)
+    loop.remove_writer(fd)
+    assert entries(fd) == [1 << 32 | fd if in_libuvs_set else fd]
+    loop.remove_reader(fd)
+    assert entries(fd) == []
 
 
 async def test_a_transport_takes_the_place_of_a_reader(loop, pair):
@@ -484,11 +486,151 @@ async def test_a_handle_of_the_binding_beside_a_reader(loop, pair, first):
 
 
 @pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
-async def test_a_descriptor_that_is_none_given_to_the_binding(loop):
+@pytest.mark.parametrize("kind", ["accepted", "terminal"])
+async def test_a_handle_that_reads_now_and_then_beside_a_reader(loop, kind):
+    """Of a descriptor that libuv made itself, and of one that it was given."""
     uv = pytest.importorskip("loopfast.uv")
-    with pytest.raises(OSError) as caught:
-        uv.Poll(uv.Loop.of(loop), 2**31 - 1)
-    assert caught.value.errno == errno.EBADF
+    base = uv.Loop.of(loop)
+    seen, handles = [], []
+    if kind == "accepted":
+        server = uv.TCP(base)
+        server.bind((LOCALHOST, 0))
+        server.listen(lambda server, error: handles.append(server.accept()))
+        peer = socket.create_connection(server.getsockname()[:2])
+        await until(lambda: handles)
+        server.close()
+        send = peer.send
+    else:
+        terminal, peer = os.openpty()
+        tty.setraw(peer)
+        handles.append(uv.TTY(base, terminal))
+        send = functools.partial(os.write, peer)
+    (handle,) = handles
+    loop.add_reader(handle.fileno(), seen.append, "reader")
+    handle.read_start(lambda *arguments: seen.append("handle"))
+    await settle()
+    handle.read_stop()
+    await settle()
+    send(b"x")
+    await until(lambda: "reader" in seen)
+    assert "handle" not in seen
+    loop.remove_reader(handle.fileno())
+    handle.close()
+    await settle()
+    if kind == "terminal":
+        os.close(peer)
+    else:
+        peer.close()
+
+
+@pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
+async def test_closing_an_idle_handle_of_a_watched_descriptor(loop, pair):
+    uv = pytest.importorskip("loopfast.uv")
+    seen = []
+    poll = uv.Poll(uv.Loop.of(loop), pair[0])
+    loop.add_reader(pair[0], seen.append, "reader")
+    again = uv.Poll(uv.Loop.of(loop), pair[0])
+    poll.close()
+    again.close()
+    await settle()
+    pair[1].send(b"x")
+    await until(lambda: seen)
+
+
+@pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
+async def test_a_number_reused_while_watched_given_to_a_handle(loop):
+    uv = pytest.importorskip("loopfast.uv")
+    stale, seen = [], []
+    one, other = socket.socketpair()
+    number = one.fileno()
+    loop.add_reader(number, stale.append, 1)
+    one.close()
+    new, peer = socket.socketpair()
+    assert new.fileno() == number
+    poll = uv.Poll(uv.Loop.of(loop), number)
+    poll.start(lambda poll, events, error: seen.append(new.recv(10)), uv.PollEvent.READABLE)
+    await settle()
+    loop.add_reader(number, stale.append, 2)
+    loop.remove_reader(number)
+    peer.send(b"x")
+    await until(lambda: seen)
+    before = loop.statistics().events
+    await settle(50)
+    # Nothing spins.
+    assert loop.statistics().events - before < 10
+    poll.close()
+    await settle()
+    for sock in (new, peer, other):
+        sock.close()
+
+
+@pytest.mark.parametrize("how", ["again", "other file"])
+async def test_an_event_is_for_whoever_waited_when_it_came(loop, pair, how):
+    """data_received() runs before the readers of the same poll, where the reader of another descriptor is replaced."""
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    number = one.fileno()
+    files = [one]
+    seen = []
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            loop.remove_reader(number)
+            if how == "again":
+                files[0].recv(10)
+            else:
+                files.pop().close()
+                files.extend(socket.socketpair())
+                assert files[0].fileno() == number
+            loop.add_reader(number, seen.append, "new")
+
+    transport, protocol = await loop.create_connection(Protocol, sock=pair[0])
+    loop.add_reader(number, seen.append, "old")
+    await settle()
+    # The first one in the kernel's list is the first to be told.
+    pair[1].send(b"x")
+    other.send(b"y")
+    await until(lambda: protocol.data)
+    await settle()
+    assert "new" not in seen
+    loop.remove_reader(number)
+    transport.close()
+    await protocol.lost
+    for sock in (*files, other, pair[1]):
+        sock.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_a_file_sent_on_a_connection_that_has_data_in_the_same_poll(loop, pair, tmp_path):
+    """Data of the first connection starts a transfer on the second, which pauses that in the middle of the poll."""
+    data = pattern(3_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    tasks = []
+    loop.set_task_factory(asyncio.eager_task_factory)
+    async with transport_and_peer(send_buffer=4096) as (transport, protocol, peer):
+        with open(path, "rb") as file:
+
+            class Starter(Recorder):
+                def data_received(self, data):
+                    super().data_received(data)
+                    tasks.append(asyncio.create_task(loop.sendfile(transport, file)))
+
+            starting, starter = await loop.create_connection(Starter, sock=pair[0])
+            await settle()
+            pair[1].send(b"x")
+            peer.send(b"y")
+            await until(lambda: tasks)
+            received = b""
+            while len(received) < len(data):
+                received += await loop.sock_recv(peer, 1 << 20)
+            assert await tasks[0] == len(data)
+        assert received == data
+        await until(lambda: bytes(protocol.data) == b"y")
+        starting.close()
+        await starter.lost
+    pair[1].close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork()")
@@ -514,30 +656,53 @@ def test_watched_descriptors_in_a_forked_child(loop, pair):
     assert seen == [b"p"]
 
 
-@pytest.mark.loopfast_only("no kernel set can be made for the second one")
-async def test_no_descriptor_is_left_for_a_set(loop, pair, in_libuvs_set):
-    """Readers and writers need none; what libuv has, too, needs one and says so."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork()")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("event", ["reader", "writer"])
+@pytest.mark.loopfast_only("asyncio's loop shares its epoll set with the child")
+def test_a_handle_made_in_a_forked_child(loop, pair, event):
+    """The child takes nothing from the parent's set, whatever it does first."""
     uv = pytest.importorskip("loopfast.uv")
-    if not in_libuvs_set:
-        return
+    seen = []
+    getattr(loop, f"add_{event}")(pair[0], lambda: (seen.append(event), loop.stop()))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            poll = uv.Poll(uv.Loop.of(loop), pair[0])
+            poll.start(print, uv.PollEvent.READABLE)
+            status = 0
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pair[1].send(b"x")
+    loop.run_forever()
+    assert seen == [event]
+
+
+@pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
+async def test_no_descriptor_is_left_for_what_libuv_watches_too(loop, pair):
+    uv = pytest.importorskip("loopfast.uv")
     base = uv.Loop.of(loop)
     seen = []
-    loop.add_reader(pair[0], seen.append, 1)
+    loop.add_reader(pair[0], seen.append, "reader")
+    other = uv.Poll(base, pair[1])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
     try:
-        loop.add_writer(pair[1], seen.append, 2)
-        loop.remove_writer(pair[1])
-        with pytest.raises(OSError) as caught:
-            uv.Poll(base, pair[0])
-        assert caught.value.errno == errno.EMFILE
+        poll = uv.Poll(base, pair[0])
+        poll.start(lambda *arguments: seen.append("poll"), uv.PollEvent.READABLE)
+        other.start(lambda *arguments: None, uv.PollEvent.WRITABLE)
+        loop.add_reader(pair[1], seen.append, "other")
+        pair[1].send(b"x")
+        await until(lambda: {"reader", "poll"} <= set(seen))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    pair[1].send(b"x")
-    seen.clear()
-    await until(lambda: 1 in seen)
+    loop.remove_reader(pair[1])
+    poll.close()
+    other.close()
+    await settle()
 
 
 # --------------------------------------------------------------------------------------------------------------- sock_*

@@ -54,6 +54,8 @@ HANG = 120.0 * SLOWNESS
 
 #: Never called, with the reason.
 NOT_CALLED = {
+    "__mul__": "of named tuples, not ours: a product may take all the memory of the machine",
+    "__rmul__": "of named tuples, not ours: a product may take all the memory of the machine",
     "__class_getitem__": "of typing, not ours",
     "__init_subclass__": "makes nothing of ours",
     "__subclasshook__": "makes nothing of ours",
