@@ -283,7 +283,9 @@ class World:
         with contextlib.suppress(BaseException):
             self.task.cancel()
         for end in (*self.pair, *self.more):
-            end.close()
+            # Its number may be that of a standard stream, which a hostile call has closed.
+            with contextlib.suppress(OSError):
+                end.close()
         # Attributes may have been replaced by anything.
         for _ in range(2):
             with contextlib.suppress(BaseException):
