@@ -115,8 +115,10 @@ def test_a_context_can_be_entered_elsewhere_between_callbacks(loop):
 def test_another_thread_can_enter_the_context_while_the_loop_sleeps(loop):
     context = contextvars.Context()
     failures = []
+    callback_is_over = threading.Event()
 
     def enter():
+        callback_is_over.wait()
         try:
             context.run(lambda: None)
         except RuntimeError as exc:
@@ -125,9 +127,10 @@ def test_another_thread_can_enter_the_context_while_the_loop_sleeps(loop):
 
     def start():
         loop.call_later(0.02, lambda: None)
-        threading.Timer(0.005, enter).start()
+        threading.Thread(target=enter).start()
 
     loop.call_soon(start, context=context)
+    loop.call_soon(callback_is_over.set)
     loop.run_forever()
     assert failures == []
 
