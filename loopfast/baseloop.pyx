@@ -193,16 +193,6 @@ cdef class BaseLoop(LoopCore):
             self.descriptors = descriptors
         return 0
 
-    cdef int on_descriptor_ready(self, int fd, int events) except -1:
-        return 0 if self.descriptors is None else self.descriptors.on_ready(fd, events)
-
-    cdef void on_descriptor_taken_over(self, int fd) noexcept:
-        if self.descriptors is not None:
-            self.descriptors.give_way(fd)
-
-    cdef bint shares_descriptor(self, int fd) noexcept:
-        return self.descriptors is not None and self.descriptors.shares(fd)
-
     cdef int on_descriptor_claimed(self, int fd) except -1:
         # As on asyncio, whose transports add a reader of their own.
         return self.on_descriptor_taken(fd, LF_READ)

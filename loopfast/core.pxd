@@ -35,6 +35,8 @@ ctypedef struct LoopState:
     double alarm_deadline
     # Descriptors of users that are watched: like libuv's own handles, they are something to poll for.
     int watched
+    # Borrowed: the DescriptorSet that they are in, which takes itself out; NULL without one.
+    PyObject* descriptors
     # Jobs on files that libuv has: closing the loop waits a while for them.
     unsigned int file_jobs
     # By the monotonic clock: when the last blocking poll began, and when the loop last looked at it or was woken.
@@ -122,8 +124,6 @@ cdef class LoopCore(LoopBuffers):
 
         # How many forks this process had behind it when libuv's loop was made, or made its own again.
         unsigned long forks
-        # libuv's kernel set may have entries that are not libuv's (our patch).
-        bint shares_set
 
         # A turn runs: libuv can neither be entered again nor lose its loop.
         bint in_turn
@@ -184,11 +184,6 @@ cdef class LoopCore(LoopBuffers):
     cdef int on_descriptor_taken(self, int fd, int event) except -1
     # A transport is made for a descriptor that readers and writers may wait for.
     cdef int on_descriptor_claimed(self, int fd) except -1
-    # With `shares_set`: LF_READ, LF_WRITE of a descriptor that is in libuv's kernel set for us; libuv is about to watch
-    # it itself; whether it is there for us.
-    cdef int on_descriptor_ready(self, int fd, int events) except -1
-    cdef void on_descriptor_taken_over(self, int fd) noexcept
-    cdef bint shares_descriptor(self, int fd) noexcept
     # create_future(), as the interpreter's own or a subclass has it.
     cdef object new_future(self)
     # Takes the data for `protocol`, a FastProtocol; None if data_received() of the protocol does.

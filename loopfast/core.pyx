@@ -27,7 +27,7 @@ from loopfast.includes.closing cimport lf_end_left_open, lf_end_loop, lf_forget_
 from loopfast.includes.counters cimport LF_UV_HANDLE, lf_freed, lf_made
 from loopfast.includes.platform cimport (
     LF_FINE_WAIT, lf_hold_low_descriptors, lf_keep_heap, lf_let_low_descriptors_go, lf_monotonic, lf_pause,
-    lf_set_events, lf_wait_readable,
+    lf_wait_readable,
 )
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, Py_TYPE, Py_XDECREF, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CheckExact, PyErr_CheckSignals,
@@ -169,33 +169,6 @@ cdef void enter_from_callback(uv.uv_loop_t* loop) noexcept:
     hold_gil(<LoopState*> loop.data)
 
 
-cdef void on_event_of_others(uv.uv_loop_t* loop, int fd, unsigned int events) noexcept:
-    """An event in libuv's kernel set that is not libuv's."""
-    cdef LoopState* state = <LoopState*> loop.data
-    hold_gil(state)
-    if state.owner == NULL:
-        return
-    try:
-        (<LoopCore> state.owner).on_descriptor_ready(fd, lf_set_events(events))
-    except BaseException as exc:
-        (<LoopCore> state.owner).fail(exc)
-
-
-cdef void on_taken(uv.uv_loop_t* loop, int fd) noexcept:
-    """libuv begins to watch a descriptor itself."""
-    cdef LoopState* state = <LoopState*> loop.data
-    hold_gil(state)
-    if state.owner != NULL:
-        (<LoopCore> state.owner).on_descriptor_taken_over(fd)
-
-
-cdef int is_of_others(uv.uv_loop_t* loop, int fd) noexcept:
-    """True if *fd* is in libuv's kernel set for us."""
-    cdef LoopState* state = <LoopState*> loop.data
-    hold_gil(state)
-    return state.owner != NULL and (<LoopCore> state.owner).shares_descriptor(fd)
-
-
 cdef void close_foreign(uv.uv_handle_t* handle, void* arg) noexcept nogil:
     """Close what somebody made on this loop through libuv_get_loop_t_ptr() and left open."""
     if not uv.uv_is_closing(handle):
@@ -240,7 +213,6 @@ cdef class LoopCore(LoopBuffers):
         self.forks = fork_count
         state.owner = <PyObject*> self
         state.loop.data = state
-        self.shares_set = uv.lf_share_set(&state.loop, on_event_of_others, on_taken, is_of_others)
         self.slow_callback_duration = 0.1
         self.has_own_clock = type(self).time is not LoopCore.time
         try:
@@ -339,7 +311,6 @@ cdef class LoopCore(LoopBuffers):
         lf_store_object(<PyObject**> &self.state, NULL)
         lf_unlock(&self.mutex)
         state.may_block = False
-        state.owner = NULL
         uv.uv_walk(&state.loop, close_foreign, NULL)
         lf_wait_for_jobs(&state.loop, &state.file_jobs)
         lf_end_loop(&state.loop)
@@ -856,15 +827,6 @@ cdef class LoopCore(LoopBuffers):
 
     cdef int on_descriptor_claimed(self, int fd) except -1:
         return 0
-
-    cdef int on_descriptor_ready(self, int fd, int events) except -1:
-        return 0
-
-    cdef void on_descriptor_taken_over(self, int fd) noexcept:
-        pass
-
-    cdef bint shares_descriptor(self, int fd) noexcept:
-        return False
 
     cdef bint is_forked(self) noexcept:
         return self.forks != fork_count

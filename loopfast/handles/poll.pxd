@@ -59,6 +59,7 @@ cdef class DescriptorSet(LoopObject):
         bint may_share
 
     cdef int open(self, LoopCore loop) except -1
+    cdef void leave(self) noexcept
     cdef Handle add(self, int fd, int event, Handle handle, bint internal)
     cdef bint remove(self, int fd, int event) except -1
     cdef int events_of(self, int fd) noexcept

@@ -15,7 +15,7 @@ from loopfast.errors cimport check, system_error
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes cimport uv
 from loopfast.includes.platform cimport (
-    LF_READ, LF_WRITE, lf_event, lf_set_change, lf_set_open, lf_set_ready, lf_shared_set_change,
+    LF_READ, LF_WRITE, lf_event, lf_set_change, lf_set_events, lf_set_open, lf_set_ready, lf_shared_set_change,
 )
 from loopfast.includes.python cimport (
     Py_DECREF, Py_INCREF, PyTypeObject, traverseproc, visitproc,
@@ -151,8 +151,39 @@ cdef class OwnSet(KernelSet):
         if n < 0:
             raise OSError(-n, os.strerror(-n))
         for i in range(n):
-            self.loop.on_descriptor_ready(ready[i].fd, ready[i].events)
+            if self.loop.state.descriptors != NULL:
+                (<DescriptorSet> self.loop.state.descriptors).on_ready(ready[i].fd, ready[i].events)
         return 0
+
+
+# What our patch of libuv calls, with or without the GIL.
+
+cdef void on_event_of_others(uv.uv_loop_t* loop, int fd, unsigned int events) noexcept:
+    """An event in libuv's kernel set that is not libuv's."""
+    cdef LoopState* state = <LoopState*> loop.data
+    hold_gil(state)
+    if state.descriptors == NULL:
+        return
+    descriptors = <DescriptorSet> state.descriptors
+    try:
+        descriptors.on_ready(fd, lf_set_events(events))
+    except BaseException as exc:
+        descriptors.loop.fail(exc)
+
+
+cdef void on_taken(uv.uv_loop_t* loop, int fd) noexcept:
+    """libuv begins to watch a descriptor itself."""
+    cdef LoopState* state = <LoopState*> loop.data
+    hold_gil(state)
+    if state.descriptors != NULL:
+        (<DescriptorSet> state.descriptors).give_way(fd)
+
+
+cdef int is_of_others(uv.uv_loop_t* loop, int fd) noexcept:
+    """True if *fd* is in libuv's kernel set for us."""
+    cdef LoopState* state = <LoopState*> loop.data
+    hold_gil(state)
+    return state.descriptors != NULL and (<DescriptorSet> state.descriptors).shares(fd)
 
 
 cdef bint MAY_SHARE = True
@@ -170,24 +201,29 @@ cdef class DescriptorSet(LoopObject):
     """The descriptors that callbacks wait for. Not for direct use."""
 
     def __dealloc__(self):
-        self.drop_watches()
+        self.leave()
         free(self.watches)
-        self.detach()
 
     cdef int open(self, LoopCore loop) except -1:
         cdef OwnSet own = OwnSet.__new__(OwnSet)
         own.open(loop, -1)
         uv.uv_unref(own.handle)
         self.own = own
-        self.may_share = MAY_SHARE and loop.shares_set
         self.attach(loop)
         self.keep()
+        loop.state.descriptors = <PyObject*> self
+        self.may_share = MAY_SHARE and uv.lf_share_set(&loop.state.loop, on_event_of_others, on_taken, is_of_others)
         return 0
 
-    cdef void on_loop_close(self) noexcept:
+    cdef void leave(self) noexcept:
         self.drop_watches()
-        self.own.close_handle()
+        if self.is_attached and self.loop.state != NULL:
+            self.loop.state.descriptors = NULL
         self.detach()
+
+    cdef void on_loop_close(self) noexcept:
+        self.own.close_handle()
+        self.leave()
 
     cdef void on_fork(self) noexcept:
         """Sets of this process's own in the place of the parent's, with the same members."""

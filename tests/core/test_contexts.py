@@ -50,6 +50,9 @@ def schedule_with(schedule, loop, callback, *args):
     return getattr(loop, schedule)(*before, callback, *args)
 
 
+has_get_context = pytest.mark.loopfast_only(
+    "asyncio's handles have get_context() from Python 3.12 on", when=sys.version_info < (3, 12)
+)
 ways = pytest.mark.parametrize("schedule", ["call_soon", "call_soon_threadsafe", "call_later", "call_at"])
 
 
@@ -162,7 +165,7 @@ def test_the_exception_handler_runs_in_the_handle_context(loop):
     assert seen == ["of the handle" if sys.version_info >= (3, 12) else "unset"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio's handles have get_context() from Python 3.12 on")
+@has_get_context
 @ways
 def test_get_context_is_the_context_of_the_callback(loop, schedule):
     seen = []
@@ -189,7 +192,7 @@ def test_get_context_is_the_context_of_the_callback(loop, schedule):
     assert VARIABLE.get() == "unset"
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio's handles have get_context() from Python 3.12 on")
+@has_get_context
 def test_get_context_asked_by_the_callback_only(loop):
     seen = []
 
@@ -271,7 +274,7 @@ def test_a_cancelled_handle_lets_go_of_its_variables(loop, schedule):
     run_timers(loop)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio's handles have get_context() from Python 3.12 on")
+@has_get_context
 def test_a_weak_reference_to_the_context_ends_with_the_callback(loop):
     references = []
     handles = []
@@ -424,12 +427,10 @@ def test_contexts_that_a_debugger_holds(loop):
     assert VARIABLE.get() == "unset"
 
 
-@pytest.mark.skipif(
-    sys.version_info >= (3, 16) or bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
-    reason="only versions that were looked at, with the GIL, are known",
-)
 def test_the_inside_of_a_context_is_known():
-    assert knows_contexts()
+    """To versions that were looked at, with the GIL."""
+    has_gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
+    assert knows_contexts() == (has_gil and sys.version_info < (3, 16))
 
 
 def test_a_choice_that_is_none():

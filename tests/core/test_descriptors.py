@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from support import LOCALHOST, Recorder, pattern, settle, transport_and_peer, until
 
+from loopfast import uv
 from loopfast.handles.poll import share_set
 
 own = pytest.param(False, marks=pytest.mark.loopfast_only("asyncio has one kernel set"))
@@ -455,7 +456,6 @@ async def test_a_transport_that_reads_again_while_it_sends_a_file(loop, tmp_path
 @pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
 @pytest.mark.parametrize("first", ["add_reader", "Poll"])
 async def test_a_handle_of_the_binding_beside_a_reader(loop, pair, first):
-    uv = pytest.importorskip("loopfast.uv")
     seen = []
 
     def add_reader():
@@ -489,7 +489,6 @@ async def test_a_handle_of_the_binding_beside_a_reader(loop, pair, first):
 @pytest.mark.parametrize("kind", ["accepted", "terminal"])
 async def test_a_handle_that_reads_now_and_then_beside_a_reader(loop, kind):
     """Of a descriptor that libuv made itself, and of one that it was given."""
-    uv = pytest.importorskip("loopfast.uv")
     base = uv.Loop.of(loop)
     seen, handles = [], []
     if kind == "accepted":
@@ -525,7 +524,6 @@ async def test_a_handle_that_reads_now_and_then_beside_a_reader(loop, kind):
 
 @pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
 async def test_closing_an_idle_handle_of_a_watched_descriptor(loop, pair):
-    uv = pytest.importorskip("loopfast.uv")
     seen = []
     poll = uv.Poll(uv.Loop.of(loop), pair[0])
     loop.add_reader(pair[0], seen.append, "reader")
@@ -539,7 +537,6 @@ async def test_closing_an_idle_handle_of_a_watched_descriptor(loop, pair):
 
 @pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
 async def test_a_number_reused_while_watched_given_to_a_handle(loop):
-    uv = pytest.importorskip("loopfast.uv")
     stale, seen = [], []
     one, other = socket.socketpair()
     number = one.fileno()
@@ -633,7 +630,6 @@ async def test_a_file_sent_on_a_connection_that_has_data_in_the_same_poll(loop, 
     pair[1].close()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork()")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.loopfast_only("asyncio's loop shares its epoll set with the child")
 def test_watched_descriptors_in_a_forked_child(loop, pair):
@@ -656,13 +652,11 @@ def test_watched_descriptors_in_a_forked_child(loop, pair):
     assert seen == [b"p"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork()")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("event", ["reader", "writer"])
 @pytest.mark.loopfast_only("asyncio's loop shares its epoll set with the child")
 def test_a_handle_made_in_a_forked_child(loop, pair, event):
     """The child takes nothing from the parent's set, whatever it does first."""
-    uv = pytest.importorskip("loopfast.uv")
     seen = []
     getattr(loop, f"add_{event}")(pair[0], lambda: (seen.append(event), loop.stop()))
     child = os.fork()
@@ -681,7 +675,6 @@ def test_a_handle_made_in_a_forked_child(loop, pair, event):
 
 @pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
 async def test_no_descriptor_is_left_for_what_libuv_watches_too(loop, pair):
-    uv = pytest.importorskip("loopfast.uv")
     base = uv.Loop.of(loop)
     seen = []
     loop.add_reader(pair[0], seen.append, "reader")
