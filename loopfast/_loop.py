@@ -191,6 +191,16 @@ def _upgraded_tls(loop: Loop, *args: Any, **kwargs: Any) -> Any:
     return tls
 
 
+def _serving_options(
+    sslcontext: Any,
+    ssl_handshake_timeout: Any = constants.SSL_HANDSHAKE_TIMEOUT,
+    ssl_shutdown_timeout: Any = constants.SSL_SHUTDOWN_TIMEOUT,
+    context: Any = None,
+) -> tuple[tuple[Any, Any, Any] | None, Any]:
+    """Sort what asyncio says of a server: its TLS, if it has any, and the context of its connections."""
+    return (sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout) if sslcontext else None, context
+
+
 # The running asyncio's own function, which differs between versions, with another class of TLS connections. One for all
 # calls: without the GIL a function waits for the garbage collector.
 _start_tls: Callable[..., Coroutine[Any, Any, Any]] = types.FunctionType(
@@ -608,11 +618,59 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             sock = sock.sock
             if sock.fileno() < 0:
                 return
-        if sslcontext is None and is_plain_socket(sock):
+        if is_plain_socket(sock):
             # From 3.15 on asyncio passes the context that the server was made in.
-            self._listen(protocol_factory, sock, server, backlog, kwargs.get("context"))
+            tls, context = _serving_options(sslcontext, *args, **kwargs)
+            self._listen(protocol_factory, sock, server, tls, backlog, context)
         else:
             super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs)
+
+    def _serve_tls(self, accepted: Any, server: Any, protocol_factory: Any, tls: Any, context: Any) -> None:
+        serving = self._shake_hands(accepted, server, protocol_factory, tls, context)
+        self.create_task(serving, **({} if context is None else {"context": context}))
+
+    async def _shake_hands(
+        self,
+        accepted: Any,
+        server: Any,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        options: tuple[Any, Any, Any],
+        context: Any,
+    ) -> None:
+        """Serve the *accepted* connection; this ends with the handshake, and closes the connection if it fails."""
+        sslcontext, handshake_timeout, shutdown_timeout = options
+        details: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
+        try:
+            protocol = details["protocol"] = protocol_factory()
+            waiter = self.create_future()
+            tls: Any = _tls_class()(
+                self,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=True,
+                ssl_handshake_timeout=handshake_timeout,
+                ssl_shutdown_timeout=shutdown_timeout,
+            )
+            stream = self._serve_accepted(accepted, tls, context)
+            transport = details["transport"] = tls._app_transport
+            if self._debug:
+                ends = [stream.get_extra_info(name) for name in ("peername", "socket")]
+                logger.debug("%r got a new connection from %r: %r", server, *ends)
+            del stream
+            try:
+                await waiter
+            except BaseException:
+                transport.close()
+                raise
+            finally:
+                # Its exception holds this frame.
+                del waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            if self._debug:
+                self.call_exception_handler({**details, "exception": exc})
 
     def _accept_connection(self, protocol_factory: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
         inherited: Any = super()

@@ -6,6 +6,8 @@ from libc.stdint cimport uint64_t
 from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopObject
 from loopfast.handles.poll cimport DescriptorSet
+from loopfast.includes.socket cimport sockaddr_storage
+from loopfast.server cimport Listener
 from loopfast.sockops cimport SocketCall, SocketSet
 
 
@@ -35,4 +37,6 @@ cdef class BaseLoop(LoopCore):
                                  object context)
     cdef bint forget_descriptor(self, object fd, int event) except -1
     cdef int check_unclaimed(self, object fd) except -1
+    cdef int on_tls_connection(self, Listener source, int fd, sockaddr_storage* address, int length,
+                               object context) except -1
     cdef SocketCall native_call(self, object sock, int kind, object argument)

@@ -29,7 +29,9 @@ from loopfast.sockops cimport CALLS_PER_TURN, RECV, RECV_INTO, SENDALL, SocketCa
 from loopfast.streams cimport feed_for
 from loopfast.transports.base import know_connections
 from loopfast.transports.stream cimport StreamTransport
-from loopfast.transports.tcp cimport SocketStream, accepted_transport, socket_transport
+from loopfast.transports.tcp cimport (
+    AcceptedSocket, SocketStream, accepted_socket, accepted_transport, socket_transport,
+)
 from loopfast.transports.udp cimport datagram_transport
 
 # Looked up at each call, as asyncio does: either class may have been replaced.
@@ -305,12 +307,15 @@ cdef class BaseLoop(LoopCore):
 
     # ------------------------------------------------------------------------------------------------- servers
 
-    def _listen(self, protocol_factory, sock, server, int backlog, context=None):
-        """Accept connections on the listening *sock* and serve each with a protocol of *protocol_factory*."""
+    def _listen(self, protocol_factory, sock, server, tls, int backlog, context=None):
+        """Accept connections on the listening *sock* and serve each with a protocol of *protocol_factory*.
+
+        *tls* is None, or what `_serve_tls` gets: context, limits in seconds of handshake and shutdown.
+        """
         cdef Listener listener = Listener.__new__(Listener)
         self.check_open()
         know_connections(server)
-        listener.start(self, sock, protocol_factory, server, backlog, context)
+        listener.start(self, sock, protocol_factory, server, tls, backlog, context)
         self.listeners[listener.fd] = listener
 
     def _left_to_the_loop(self, method, argument):
@@ -334,14 +339,15 @@ cdef class BaseLoop(LoopCore):
             return propagate()
         context = <object> copied
         Py_XDECREF(copied)
+        if source.tls is not None:
+            return self.on_tls_connection(source, fd, <sockaddr_storage*> address, length, context)
         try:
             self.enter_context(<PyObject*> context)
             protocol = source.protocol_factory()
             owned = True
             transport = accepted_transport(self, fd, <sockaddr_storage*> address, length, protocol, source.server,
-                                           context if source.shares_context else None)
+                                           source.local_name, context if source.shares_context else None)
             (<StreamTransport> transport).at_once = not self.gathering
-            (<StreamTransport> transport).sockname = source.local_name
             if self._debug:
                 logger.debug(
                     "%r got a new connection from %r: %r",
@@ -362,6 +368,34 @@ cdef class BaseLoop(LoopCore):
                 self.report(details)
         self.leave_context()
         return 0
+
+    cdef int on_tls_connection(self, Listener source, int fd, sockaddr_storage* address, int length,
+                               object context) except -1:
+        """Leave an accepted connection to a task of its own, as asyncio does: it ends when the handshake is over."""
+        cdef AcceptedSocket accepted = accepted_socket(self, fd, address, length, source.server, source.local_name)
+        try:
+            self.enter_context(<PyObject*> context)
+            shared = context if source.shares_context else None
+            self._serve_tls(accepted, source.server, source.protocol_factory, source.tls, shared)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            # Its traceback may hold the connection.
+            accepted.close()
+            self.leave_context()
+            self.report({"message": "Serving a connection failed", "exception": exc})
+        self.leave_context()
+        return 0
+
+    def _serve_accepted(self, AcceptedSocket accepted not None, protocol, context=None):
+        """Serve an accepted connection with *protocol* and return the transport.
+
+        *context* is asyncio's from 3.15 on, which all callbacks run in.
+        """
+        self.check_open()
+        transport = accepted.open(protocol, context)
+        transport.at_once = not self.gathering
+        return transport
 
     # ------------------------------------------------------------------------------------------------- sockets
 

@@ -12,6 +12,8 @@ cdef class Listener(UVPoll):
         # What every connection is made with.
         object protocol_factory
         object server
+        # The TLS context and the limits of handshake and shutdown in seconds; None: connections are plain.
+        tuple tls
         # The listening socket: the Server's, which closes it after close().
         object sock
         int backlog
@@ -28,7 +30,7 @@ cdef class Listener(UVPoll):
         # Pending while accepting pauses for lack of descriptors or memory.
         object retry
 
-    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, int backlog,
+    cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, tuple tls, int backlog,
                    object context) except -1
     cdef int pause(self, int error) except -1
     cdef int report_error(self, int error, str message) except -1

@@ -1,10 +1,14 @@
 # What Python code may know of connected stream sockets; the Cython declarations are in tcp.pxd.
 
 import asyncio
+from typing import final
 
 from typing_extensions import disjoint_base
 
 from loopfast.transports.stream import StreamTransport
+
+@final
+class AcceptedSocket: ...
 
 @disjoint_base
 class SocketStream(StreamTransport): ...

@@ -146,7 +146,8 @@ cdef SocketStream new_transport():
 
 
 cdef SocketStream accepted_transport(
-    LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server, object context
+    LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server, object local_name,
+    object context
 ):
     cdef SocketStream transport = new_transport()
     try:
@@ -156,8 +157,53 @@ cdef SocketStream accepted_transport(
         raise
     memcpy(&transport.peer, peer, min(length, <int> sizeof(lf_ip_address)))
     transport.open_transport(loop, protocol, server, None, context)
+    transport.sockname = local_name
     transport.start(None)
     return transport
+
+
+@cython.final
+@cython.freelist(16)
+cdef class AcceptedSocket:
+    """A connection that a server has accepted and nobody serves yet: closed with this object. Not for direct use."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        self.close()
+
+    cdef void close(self) noexcept:
+        if self.fd >= 0:
+            lf_close_socket(self.fd)
+            self.fd = -1
+
+    cdef SocketStream open(self, object protocol, object context):
+        """Return its transport, which has the descriptor from now on, also if this raises."""
+        cdef int fd = self.fd
+        if fd < 0:
+            raise RuntimeError(f"{self!r} has no connection any more")
+        self.fd = -1
+        return accepted_transport(
+            self.loop, fd, &self.peer, self.length, protocol, self.server, self.local_name, context)
+
+
+cdef AcceptedSocket accepted_socket(
+    LoopCore loop, int fd, sockaddr_storage* peer, int length, object server, object local_name
+):
+    cdef AcceptedSocket accepted
+    try:
+        accepted = AcceptedSocket.__new__(AcceptedSocket)
+    except BaseException:
+        lf_close_socket(fd)
+        raise
+    accepted.fd = fd
+    accepted.length = length
+    accepted.peer = peer[0]
+    accepted.loop = loop
+    accepted.server = server
+    accepted.local_name = local_name
+    return accepted
 
 
 cdef bint tells_its_ends(object sock) except -1:

@@ -1,0 +1,337 @@
+"""What a TLS server does with a connection until the handshake is over: its task, its context, its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import logging
+import socket
+import ssl
+import sys
+
+import pytest
+from support import Echo, Recorder, open_descriptors, read_to_end, run_program, settle, until
+from tlssupport import connect, tls_peer, tls_server
+
+from loopfast.transports.tcp import AcceptedSocket
+
+
+@contextlib.contextmanager
+def client(address):
+    """A connected non-blocking socket that has said nothing yet."""
+    with socket.create_connection(address) as sock:
+        sock.setblocking(False)
+        yield sock
+
+
+def handshakes():
+    """The tasks that serve connections until their handshakes are over."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def test_the_handshake_is_a_task(loop, contexts):
+    async with tls_server(contexts, Recorder) as (_, address):
+        with client(address) as sock:
+            await until(handshakes)
+            (task,) = handshakes()
+            peer = tls_peer(contexts, sock, "server")
+            await peer.handshake()
+            await task
+            assert not handshakes()
+
+
+async def test_cancelling_the_task_closes_the_connection(loop, contexts):
+    protocol = Recorder()
+    async with tls_server(contexts, lambda: protocol) as (_, address):
+        with client(address) as sock:
+            await until(handshakes)
+            await settle()
+            (task,) = handshakes()
+            task.cancel()
+            await read_to_end(sock)
+            await asyncio.wait([task])
+            # asyncio takes even this for a failure like any other.
+            assert not task.cancelled()
+    assert protocol.events == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_cancelling_the_task_before_it_has_begun_closes_the_connection(loop, contexts):
+    made = []
+
+    def cancelled_task(loop, coro, **options):
+        task = asyncio.Task(coro, loop=loop, **options)
+        task.cancel()
+        return task
+
+    async with tls_server(contexts, lambda: made.append(Recorder())) as (_, address):
+        loop.set_task_factory(cancelled_task)
+        with client(address) as sock, contextlib.suppress(ConnectionResetError):
+            assert await read_to_end(sock) == b""
+        loop.set_task_factory(None)
+        assert not made
+        # Others are served.
+        with client(address):
+            await until(handshakes)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_task_factory_that_fails_costs_one_connection(loop, contexts, reports):
+    failures = [ZeroDivisionError("no task")]
+
+    def factory(loop, coro, **options):
+        if failures:
+            coro.close()
+            raise failures.pop()
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async with tls_server(contexts, Echo) as (_, address):
+        loop.set_task_factory(factory)
+        with client(address) as sock:
+            await until(lambda: reports)
+            assert isinstance(reports.take()["exception"], ZeroDivisionError)
+            # asyncio's connection is in a cycle with the traceback.
+            gc.collect()
+            with contextlib.suppress(ConnectionResetError):
+                assert await read_to_end(sock) == b""
+        loop.set_task_factory(None)
+        transport, _ = await connect(contexts, address)
+        transport.abort()
+        await settle()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("debug", [False, True])
+async def test_a_protocol_factory_that_fails_costs_one_connection(loop, contexts, reports, debug):
+    failures = [ZeroDivisionError("no protocol")]
+
+    def factory():
+        if failures:
+            raise failures.pop()
+        return Echo()
+
+    loop.set_debug(debug)
+    async with tls_server(contexts, factory) as (_, address):
+        with client(address) as sock:
+            if debug:
+                await until(lambda: reports)
+                context = reports.take()
+                assert context["message"] == "Error on transport creation for incoming connection"
+                assert isinstance(context["exception"], ZeroDivisionError)
+                assert not context.keys() & {"protocol", "transport"}
+                # Its traceback holds the connection; of asyncio's there is a cycle.
+                del context
+                gc.collect()
+            with contextlib.suppress(ConnectionResetError):
+                assert await read_to_end(sock) == b""
+        transport, _ = await connect(contexts, address)
+        transport.abort()
+        await settle()
+
+
+async def test_debug_mode_logs_connections(loop, contexts, reports, caplog):
+    loop.set_debug(True)
+    caplog.set_level(logging.DEBUG, "asyncio")
+    async with tls_server(contexts, Recorder) as (_, address):
+        with client(address) as sock:
+            await until(handshakes)
+            await until(lambda: "got a new connection" in caplog.text)
+            (line,) = (record.getMessage() for record in caplog.records if "got a new connection" in record.msg)
+            assert repr(sock.getsockname()) in line
+            assert "laddr=" in line.partition("got a new connection")[2]
+        # The handshake that will not be is reported in debug mode.
+        await until(lambda: reports)
+        reports.take()
+
+
+async def test_callbacks_run_in_a_copy_of_the_servers_context(loop, contexts):
+    variable = contextvars.ContextVar("variable", default="outside")
+    seen = []
+
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            seen.append(variable.get())
+            variable.set("of one connection")
+            super().connection_made(transport)
+
+    def factory():
+        seen.append(variable.get())
+        return Protocol()
+
+    variable.set("of the server")
+    async with tls_server(contexts, factory) as (_, address):
+        variable.set("later")
+        for _ in range(2):
+            transport, _ = await connect(contexts, address)
+            await until(lambda: len(seen) % 2 == 0)
+            transport.abort()
+    assert seen == ["of the server"] * 4
+    assert variable.get() == "later"
+
+
+async def test_names_of_both_ends(loop, contexts):
+    made = []
+    async with tls_server(contexts, lambda: made.append(Recorder()) or made[-1]) as (_, address):
+        transport, _ = await connect(contexts, address)
+        await until(lambda: made and made[0].transport)
+        server_end = made[0].transport
+        assert server_end.get_extra_info("sockname") == transport.get_extra_info("peername") == address
+        assert server_end.get_extra_info("peername") == transport.get_extra_info("sockname")
+        assert server_end.get_extra_info("socket").getpeername() == transport.get_extra_info("sockname")
+        transport.abort()
+        await made[0].lost
+
+
+async def test_a_closed_server_waits_for_its_connections(loop, contexts):
+    async with tls_server(contexts, Recorder) as (server, address):
+        with client(address) as sock:
+            await until(handshakes)
+            await settle()
+            server.close()
+            waiting = asyncio.create_task(server.wait_closed())
+            await settle()
+            # Until 3.12.0 it did not wait.
+            assert waiting.done() == (sys.version_info < (3, 12, 1))
+            sock.close()
+            await waiting
+
+
+@pytest.mark.loopfast_only("asyncio accepts all that wait before it goes on with the handshakes of others")
+async def test_connections_come_a_few_at_a_time(loop, contexts):
+    async with tls_server(contexts, Recorder) as (_, address):
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(client(address))
+            most = 0
+            while (before := loop.statistics().accepted) < 20:
+                await asyncio.sleep(0)
+                most = max(most, loop.statistics().accepted - before)
+            assert 0 < most <= 2
+            for task in handshakes():
+                task.cancel()
+            await settle()
+
+
+@pytest.mark.loopfast_only("asyncio asks OpenSSL once in vain")
+async def test_openssl_is_not_asked_before_the_client_has_spoken(loop, contexts):
+    calls = []
+
+    class Connection(ssl.SSLObject):
+        def do_handshake(self):
+            calls.append("do_handshake")
+            super().do_handshake()
+
+    context = contexts.server()
+    context.sslobject_class = Connection
+    async with tls_server(contexts, Recorder, ssl=context) as (_, address):
+        with client(address) as sock:
+            await until(handshakes)
+            await settle()
+            assert calls == []
+            peer = tls_peer(contexts, sock, "server")
+            await peer.handshake()
+            await until(lambda: not handshakes())
+            assert calls == ["do_handshake"] * 2
+
+
+@pytest.mark.loopfast_only("asyncio has no such class")
+async def test_what_was_never_accepted_is_not_served(loop):
+    accepted = AcceptedSocket()
+    with pytest.raises(RuntimeError, match="no connection"):
+        loop._serve_accepted(accepted, Recorder())
+    with pytest.raises(TypeError, match="None"):
+        loop._serve_accepted(None, Recorder())
+    before = open_descriptors()
+    del accepted
+    assert open_descriptors() == before
+
+
+def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind, certificate_files):
+    out = run_program(
+        loop_kind,
+        f"""
+        import resource, ssl
+        from asyncio import constants
+        constants.ACCEPT_RETRY_DELAY = 0.05
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain({str(certificate_files / "cert.pem")!r}, {str(certificate_files / "key.pem")!r})
+        messages = []
+        made = []
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport):
+                made.append(transport)
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda loop, context: messages.append(context["message"]))
+            server = await loop.create_server(Protocol, "127.0.0.1", 0, ssl=context)
+            address = server.sockets[0].getsockname()
+            waiting = socket.socket()
+            waiting.setblocking(False)
+            spare = os.open(os.devnull, os.O_RDONLY)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            holes = []
+            try:
+                while True:
+                    holes.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+            waiting.connect_ex(address)
+            while not messages:
+                await asyncio.sleep(0.001)
+            for fd in [*holes, spare]:
+                os.close(fd)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+            tls = client.wrap_bio(incoming, outgoing)
+            while not made:
+                try:
+                    tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    pass
+                if outgoing.pending:
+                    waiting.send(outgoing.read())
+                await asyncio.sleep(0.001)
+                try:
+                    incoming.write(waiting.recv(100000))
+                except BlockingIOError:
+                    pass
+            waiting.close()
+            made[0].abort()
+            server.close()
+            await asyncio.sleep(0)
+            print(messages[0])
+        run(main())
+    """,
+    )
+    assert out.strip() == "socket.accept() out of system resource"
+
+
+def test_a_run_that_ends_during_a_handshake(loop_kind, certificate_files):
+    out = run_program(
+        loop_kind,
+        f"""
+        import ssl
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain({str(certificate_files / "cert.pem")!r}, {str(certificate_files / "key.pem")!r})
+        async def main():
+            server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context)
+            client = socket.create_connection(server.sockets[0].getsockname())
+            while len(asyncio.all_tasks()) < 2:
+                await asyncio.sleep(0)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            server.close()
+            return client
+        client = run(main())
+        gc.collect()
+        print(client.recv(10))
+        client.close()
+    """,
+        "-Werror",
+    )
+    assert out == "b''\n"
