@@ -8,13 +8,6 @@ from loopfast.includes cimport uv
 from loopfast.transports.base cimport FastProtocol, NativeTransport
 
 
-ctypedef struct StreamBlock:
-    # One allocation per connection: the uv handle, which libuv knows as uv_stream_t, and the one write request in
-    # flight.
-    uv.uv_tcp_t stream
-    uv.uv_write_t request
-
-
 cdef class StreamTransport(NativeTransport):
     cdef:
         # --- reading

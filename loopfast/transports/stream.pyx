@@ -244,10 +244,12 @@ cdef void guarded_flush(StreamTransport stream, int status) noexcept:
 cdef void on_uv_write(uv.uv_write_t* request, int status) noexcept:
     hold_gil(<LoopState*> request.handle.loop.data)
     lf_freed(COUNTERS, LF_WRITE_REQUEST)
-    if request.handle.data == NULL:
-        # The transport was closed meanwhile; its queue is gone.
+    cdef PyObject* transport = <PyObject*> request.handle.data
+    free(request)
+    if transport == NULL:
+        # It was closed meanwhile; its queue is gone.
         return
-    cdef StreamTransport stream = <StreamTransport> request.handle.data
+    stream = <StreamTransport> transport
     if stream.loop.deferring:
         stream.written = True
         stream.write_status = status
@@ -285,7 +287,7 @@ cdef class StreamTransport(NativeTransport):
         loop.check_open()
         loop.check_not_polling()
         loop.borrow_read_buffer()
-        self.allocate(sizeof(StreamBlock))
+        self.allocate(sizeof(uv.uv_tcp_t))
         status = uv.uv_tcp_init(&loop.state.loop, <uv.uv_tcp_t*> self.handle)
         if status < 0:
             self.failed()
@@ -687,14 +689,18 @@ cdef class StreamTransport(NativeTransport):
 
     cdef int start_request(self) except -1:
         """Hand the queue to libuv, which sends it as the socket becomes writable."""
-        cdef StreamBlock* block = <StreamBlock*> self.handle
+        cdef uv.uv_write_t* request
         cdef int segments = min(self.count, SEGMENTS_PER_CALL)
-        cdef uv.uv_stream_t* stream = <uv.uv_stream_t*> &block.stream
-        cdef int status
+        cdef int status = uv.UV_ENOMEM
         cdef int i
         keep_copies(self)
-        status = uv.uv_write(&block.request, stream, self.bufs + self.first, segments, on_uv_write)
+        # Not a part of the handle: most connections never need one.
+        request = <uv.uv_write_t*> malloc(sizeof(uv.uv_write_t))
+        if request != NULL:
+            status = uv.uv_write(
+                request, <uv.uv_stream_t*> self.handle, self.bufs + self.first, segments, on_uv_write)
         if status < 0:
+            free(request)
             self.drop_queue()
             return self.on_write_error(system_error(status))
         lf_made(COUNTERS, LF_WRITE_REQUEST)
