@@ -12,6 +12,10 @@ from loopfast.includes.platform cimport lf_monotonic
 from loopfast.includes.python cimport PyEval_RestoreThread, PyThreadState
 from loopfast.includes.threads cimport LF_FREE_THREADED
 
+cdef extern from *:
+    # A bint of one byte, for what there is one of for every connection.
+    ctypedef bint flag "unsigned char"
+
 
 ctypedef struct LoopState:
     # The C half of a loop. Allocated apart from the Python object, because libuv's callbacks may run until
@@ -66,13 +70,13 @@ cdef class LoopObject:
         # Neighbours in the loop's list, borrowed both ways.
         PyObject* next_object
         PyObject* previous_object
-        bint is_attached
+        flag is_attached
         # The loop holds one strong reference (see keep()).
-        bint is_kept
+        flag is_kept
         # Waits for on_turn_end().
-        bint wants_turn_end
+        flag wants_turn_end
         # Waits for on_deferred().
-        bint is_deferred
+        flag is_deferred
 
     # Called by subclasses around the life of their libuv handle.
     cdef int attach(self, LoopCore loop) except -1

@@ -6,7 +6,7 @@
 from cpython.object cimport PyObject
 
 from loopfast.buffers cimport BULK_READ_SIZE
-from loopfast.core cimport LoopCore
+from loopfast.core cimport LoopCore, flag
 from loopfast.handles.base cimport UVHandle
 from loopfast.includes.bytes cimport LF_REUSES_BYTES, lf_end_bytes, lf_refill_bytes
 from loopfast.includes.python cimport (
@@ -110,6 +110,7 @@ cdef class NativeTransport(UVHandle):
         # The TransportSocket of it that get_extra_info("socket") gave out.
         object socket_view
         int fd
+        int conn_lost
         # The names of both ends, once they were asked for.
         object sockname
         object peername
@@ -120,19 +121,18 @@ cdef class NativeTransport(UVHandle):
         PyObject* context
         # asyncio of 3.15 gave the context: every callback runs in this very one, connection_made() and
         # connection_lost() too.
-        bint shares_context
-        bint protocol_connected
+        flag shares_context
+        flag protocol_connected
         # libuv reads, and the loop holds this transport.
-        bint reading
-        bint closing
+        flag reading
+        flag closing
         # It was open when its loop was closed.
-        bint left_open
-        int conn_lost
+        flag left_open
 
         # Flow control: pause_writing() above `high_water` unsent bytes, resume_writing() at or below `low_water`.
+        flag protocol_paused
         size_t high_water
         size_t low_water
-        bint protocol_paused
 
     cdef bint is_left_to_its_thread(self) noexcept
     # Who the descriptor belongs to, as asyncio's users see it.

@@ -3,7 +3,7 @@
 from cpython.buffer cimport Py_buffer
 from cpython.object cimport PyObject
 
-from loopfast.core cimport LoopCore
+from loopfast.core cimport LoopCore, flag
 from loopfast.includes cimport uv
 from loopfast.transports.base cimport FastProtocol, NativeTransport
 
@@ -11,19 +11,18 @@ from loopfast.transports.base cimport FastProtocol, NativeTransport
 cdef class StreamTransport(NativeTransport):
     cdef:
         # --- reading
-        bint paused
-        # The protocol takes data through get_buffer()/buffer_updated(). Held between the two: the object whose memory
-        # needs no export (owned), or the export.
-        bint buffered
-        # Takes the data for the protocol, or is it; None if data_received() or the above does.
+        # Takes the data for the protocol, or is it; None if data_received() or get_buffer() does.
         FastProtocol receiver
+        flag paused
         # The last read filled the buffer: the next one goes straight into a bytes object.
-        bint is_bulk
+        flag is_bulk
+        # The protocol takes data through get_buffer(), which is being called, and buffer_updated().
+        flag buffered
+        flag lending
+        # Held between the two: the object whose memory needs no export (owned), or the export, made when first needed,
+        # as most protocols bring none (owned).
+        flag exporting
         PyObject* lent
-        bint exporting
-        # get_buffer() is being called.
-        bint lending
-        # Made when first needed, as most protocols bring none (owned).
         Py_buffer* export
 
         # --- writing. Segments not yet taken by the kernel, in order: bufs[first:first+count], the object that owns the
@@ -42,15 +41,15 @@ cdef class StreamTransport(NativeTransport):
         # connection's.
         PyObject* write_context
         # The request in flight is done, with this status, but on_written() is deferred.
-        bint written
+        flag written
+        # Send each write at once instead of at the end of the turn.
+        flag at_once
+        # write_eof() was called; the writing half has been shut down, which waits for the queue.
+        flag eof
+        flag eof_sent
         int write_status
         # An error that libuv told while the loop was deferring: nothing is read any more. 0 if none.
         int read_status
-        # Send each write at once instead of at the end of the turn.
-        bint at_once
-        # write_eof() was called; the writing half has been shut down, which waits for the queue.
-        bint eof
-        bint eof_sent
         # sendfile() waits on this for the queue to drain; set while a sendfile is in progress.
         object empty_waiter
 
