@@ -375,7 +375,8 @@ cdef class BaseLoop(LoopCore):
         cdef AcceptedSocket accepted = accepted_socket(self, fd, address, length, source.server, source.local_name)
         try:
             self.enter_context(<PyObject*> context)
-            shared = context if source.shares_context else None
+            # Another copy: an eager task enters it at once.
+            shared = context.copy() if source.shares_context else None
             self._serve_tls(accepted, source.server, source.protocol_factory, source.tls, shared)
         except (SystemExit, KeyboardInterrupt):
             raise

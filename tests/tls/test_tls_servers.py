@@ -13,7 +13,7 @@ import sys
 
 import pytest
 from support import Echo, Recorder, open_descriptors, read_to_end, run_program, settle, until
-from tlssupport import connect, tls_peer, tls_server
+from tlssupport import VERSIONS, connect, tls_peer, tls_server
 
 from loopfast.transports.tcp import AcceptedSocket
 
@@ -100,6 +100,18 @@ async def test_a_task_factory_that_fails_costs_one_connection(loop, contexts, re
                 assert await read_to_end(sock) == b""
         loop.set_task_factory(None)
         transport, _ = await connect(contexts, address)
+        transport.abort()
+        await settle()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_with_eager_tasks(loop, contexts, version):
+    # None, as always, before 3.12.
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    async with tls_server(contexts, Echo) as (_, address):
+        transport, protocol = await connect(contexts, address, ssl=contexts.client(version=version))
+        transport.write(b"question")
+        await until(lambda: protocol.data)
         transport.abort()
         await settle()
 
