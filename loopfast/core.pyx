@@ -34,9 +34,13 @@ from loopfast.includes.python cimport (
     PyEval_SaveThread, PyObject_Call, PyTypeObject, call_vector, propagate, set_attribute,
 )
 from loopfast.includes.threads cimport (
-    LF_FREE_THREADED, lf_lend, lf_load_flag, lf_load_object, lf_load_runner, lf_lock, lf_reset, lf_store_flag,
-    lf_store_object, lf_store_runner, lf_try_incref, lf_unlock,
+    LF_FREE_THREADED, lf_lend, lf_load_flag, lf_load_runner, lf_lock, lf_reset, lf_store_flag, lf_store_runner,
+    lf_try_incref, lf_unlock,
 )
+
+cdef extern from "threads.h":
+    LoopState* lf_load_state "lf_load"(LoopState** place) noexcept
+    void lf_store_state "lf_store"(LoopState** place, LoopState* state) noexcept
 
 cdef enum:
     # With callbacks ready and nothing watched but ourselves, poll only every so many turns.
@@ -308,7 +312,7 @@ cdef class LoopCore(LoopBuffers):
         self.close_late_handles()
         lf_lock(&self.mutex)
         self.closed_events = uv.lf_loop_events(&state.loop)
-        lf_store_object(<PyObject**> &self.state, NULL)
+        lf_store_state(&self.state, NULL)
         lf_unlock(&self.mutex)
         state.may_block = False
         uv.uv_walk(&state.loop, close_foreign, NULL)
@@ -346,7 +350,7 @@ cdef class LoopCore(LoopBuffers):
                 self.cease_to_run()
 
     cdef int check_open(self) except -1:
-        if lf_load_flag(&self.closed) or lf_load_object(<PyObject**> &self.state) == NULL:
+        if lf_load_flag(&self.closed) or lf_load_state(&self.state) == NULL:
             raise RuntimeError("Event loop is closed")
         return 0
 

@@ -29,4 +29,3 @@ cdef extern from "threads.h":
     unsigned int lf_load_number "lf_load"(unsigned int* number) noexcept
     void lf_store_number "lf_store"(unsigned int* number, unsigned int value) noexcept
     PyObject* lf_load_object "lf_load"(PyObject** place) noexcept
-    void lf_store_object "lf_store"(PyObject** place, PyObject* obj) noexcept
