@@ -153,10 +153,12 @@ class FSRequest(PoolRequest, Generic[_T]):
 class Dir(Unique):
     """An open directory (uv_dir_t), made by `opendir()`. `closedir()` closes it; until then it may be iterated."""
 
-    def __init__(self, pointer: Any) -> None:
-        self._pointer = pointer
-        #: An operation on it is under way.
-        self._busy = False
+    _pointer: Any = None
+    #: An operation on it is under way.
+    _busy = False
+
+    def __init__(self, *arguments: Any) -> None:
+        raise TypeError("opendir() makes the objects of this class")
 
     def _use(self) -> Any:
         if self._pointer is None:
@@ -434,7 +436,9 @@ def opendir(path: Path, *, loop: BaseLoop | None = None, callback: Done | None =
     """Open a directory (uv_fs_opendir), to be read in pieces."""
 
     def opened(memory: Any) -> Dir:
-        return Dir(ffi.cast("uv_dir_t *", lib.uv_fs_get_ptr(memory)))
+        directory = Dir.__new__(Dir)
+        directory._pointer = ffi.cast("uv_dir_t *", lib.uv_fs_get_ptr(memory))
+        return directory
 
     return _run(loop, callback, opened, lib.uv_fs_opendir, file_path(path), filename=path)
 

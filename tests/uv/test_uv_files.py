@@ -317,3 +317,15 @@ def test_fs_poll(loop: uv.Loop, tmp_path: Path) -> None:
     assert seen[0][1] > seen[0][0] and isinstance(seen[-1][2], FileNotFoundError)
     with pytest.raises(ValueError, match="interval_ms"):
         uv.FSPoll(loop).start(print, path, -1)
+
+
+def test_only_opendir_makes_directories() -> None:
+    # What cffi takes for a uv_dir_t * was freed as one.
+    with pytest.raises(TypeError, match="opendir"):
+        fs.Dir([])
+    with pytest.raises(TypeError, match="opendir"):
+        fs.Dir()
+    unopened = fs.Dir.__new__(fs.Dir)
+    assert unopened.closed
+    with pytest.raises(ValueError, match="closed directory"):
+        next(unopened)
