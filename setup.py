@@ -233,6 +233,8 @@ class BuildExtensions(build_ext):
         """Point `ext` at libuv and our own headers, with the flags of the chosen configuration."""
         ext.include_dirs += [f"{PACKAGE}/includes", *libuv.include_dirs]
         ext.define_macros += libuv.macros
+        # Cython's way to call __cinit__() with keywords releases what it has not set yet, if memory is short.
+        ext.define_macros.append(("CYTHON_VECTORCALL_TPNEW", "0"))
         if self.config.debug:
             ext.define_macros.append(("LOOPFAST_DEBUG", "1"))
         ext.extra_compile_args += self.config.compile_args()

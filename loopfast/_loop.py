@@ -292,6 +292,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         if self._binding is not None:
             self._binding._asyncio_closes()
         self._close_core()
+        # And with them what the servers hold: their sockets, if nobody else does.
+        self._forget_listeners()
         pidfds, self._pidfds = self._pidfds, None
         for pidfd in pidfds or ():
             os.close(pidfd)
@@ -625,14 +627,13 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         else:
             super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs)
 
-    def _serve_tls(self, accepted: Any, server: Any, protocol_factory: Any, tls: Any, context: Any) -> None:
-        serving = self._shake_hands(accepted, server, protocol_factory, tls, context)
+    def _serve_tls(self, accepted: Any, protocol_factory: Any, tls: Any, context: Any) -> None:
+        serving = self._shake_hands(accepted, protocol_factory, tls, context)
         self.create_task(serving, **({} if context is None else {"context": context}))
 
     async def _shake_hands(
         self,
         accepted: Any,
-        server: Any,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         options: tuple[Any, Any, Any],
         context: Any,
@@ -652,12 +653,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
                 ssl_handshake_timeout=handshake_timeout,
                 ssl_shutdown_timeout=shutdown_timeout,
             )
-            stream = self._serve_accepted(accepted, tls, context)
+            self._serve_accepted(accepted, tls, context)
             transport = details["transport"] = tls._app_transport
-            if self._debug:
-                ends = [stream.get_extra_info(name) for name in ("peername", "socket")]
-                logger.debug("%r got a new connection from %r: %r", server, *ends)
-            del stream
             try:
                 await waiter
             except BaseException:
@@ -670,6 +667,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
             raise
         except BaseException as exc:
             if self._debug:
+                details = {name: value for name, value in details.items() if value is not None}
                 self.call_exception_handler({**details, "exception": exc})
 
     def _accept_connection(self, protocol_factory: Any, sock: Any, *args: Any, **kwargs: Any) -> None:

@@ -28,6 +28,7 @@ from loopfast.server cimport Listener
 from loopfast.sockops cimport CALLS_PER_TURN, RECV, RECV_INTO, SENDALL, SocketCall, SocketSet, socket_call
 from loopfast.streams cimport feed_for
 from loopfast.transports.base import know_connections
+from loopfast.transports.base cimport end_name
 from loopfast.transports.stream cimport StreamTransport
 from loopfast.transports.tcp cimport (
     AcceptedSocket, SocketStream, accepted_socket, accepted_transport, socket_transport,
@@ -97,6 +98,21 @@ def is_plain_socket(sock) -> bool:
         if getattr(kind, name) is not getattr(Socket, name):
             return False
     return not 0 <= sock.fileno() <= 2
+
+
+cdef int log_connection(object server, int fd) except -1:
+    """Log a connection that a server has accepted, as asyncio does in debug mode."""
+    try:
+        sock = Socket(fileno=fd)
+    except OSError as exc:
+        logger.debug("%r got a new connection: %r", server, exc)
+        return 0
+    try:
+        # It is gone when somebody looks at the record.
+        logger.debug("%r got a new connection from %r: %s", server, end_name(sock.getpeername), repr(sock))
+    finally:
+        sock.detach()
+    return 0
 
 
 cdef int descriptor_of(object fd) except -1:
@@ -328,6 +344,10 @@ cdef class BaseLoop(LoopCore):
         if listener is not None:
             listener.stop()
 
+    def _forget_listeners(self):
+        """Let go of all that listening sockets are served with; they are closed with the loop."""
+        self.listeners.clear()
+
     cdef int on_connection(self, LoopObject listener, int fd, void* address, int length) except -1:
         """Make protocol and transport of an accepted connection, in a copy of the server's context of its own."""
         cdef Listener source = <Listener> listener
@@ -343,16 +363,13 @@ cdef class BaseLoop(LoopCore):
             return self.on_tls_connection(source, fd, <sockaddr_storage*> address, length, context)
         try:
             self.enter_context(<PyObject*> context)
+            if self._debug:
+                log_connection(source.server, fd)
             protocol = source.protocol_factory()
             owned = True
             transport = accepted_transport(self, fd, <sockaddr_storage*> address, length, protocol, source.server,
                                            source.local_name, context if source.shares_context else None)
             (<StreamTransport> transport).at_once = not self.gathering
-            if self._debug:
-                logger.debug(
-                    "%r got a new connection from %r: %r",
-                    source.server, transport.get_extra_info("peername"), transport.get_extra_info("socket"),
-                )
         except (SystemExit, KeyboardInterrupt):
             if not owned:
                 lf_close_socket(fd)
@@ -375,9 +392,11 @@ cdef class BaseLoop(LoopCore):
         cdef AcceptedSocket accepted = accepted_socket(self, fd, address, length, source.server, source.local_name)
         try:
             self.enter_context(<PyObject*> context)
+            if self._debug:
+                log_connection(source.server, fd)
             # Another copy: an eager task enters it at once.
             shared = context.copy() if source.shares_context else None
-            self._serve_tls(accepted, source.server, source.protocol_factory, source.tls, shared)
+            self._serve_tls(accepted, source.protocol_factory, source.tls, shared)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -389,14 +408,9 @@ cdef class BaseLoop(LoopCore):
         return 0
 
     def _serve_accepted(self, AcceptedSocket accepted not None, protocol, context=None):
-        """Serve an accepted connection with *protocol* and return the transport.
-
-        *context* is asyncio's from 3.15 on, which all callbacks run in.
-        """
+        """Serve an accepted connection with *protocol*; *context* is asyncio's from 3.15 on, for all its callbacks."""
         self.check_open()
-        transport = accepted.open(protocol, context)
-        transport.at_once = not self.gathering
-        return transport
+        accepted.open(protocol, context).at_once = not self.gathering
 
     # ------------------------------------------------------------------------------------------------- sockets
 

@@ -206,9 +206,6 @@ cdef class TLSEngine(FastProtocol):
             InheritedProtocol._write_appdata(self, list_of_data)
 
     def _do_handshake(self):
-        if self._server_side and not self._incoming.pending:
-            # The client speaks first. OpenSSL would only take its buffers.
-            return
         self.take_step(DO_HANDSHAKE, InheritedProtocol._do_handshake)
 
     def _do_flush(self):

@@ -149,8 +149,9 @@ cdef SocketStream accepted_transport(
     LoopCore loop, int fd, sockaddr_storage* peer, int length, object protocol, object server, object local_name,
     object context
 ):
-    cdef SocketStream transport = new_transport()
+    cdef SocketStream transport
     try:
+        transport = new_transport()
         transport.open_socket(loop, fd, peer.ss_family, None)
     except BaseException:
         lf_close_socket(fd)

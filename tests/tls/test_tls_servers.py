@@ -145,19 +145,29 @@ async def test_a_protocol_factory_that_fails_costs_one_connection(loop, contexts
         await settle()
 
 
-async def test_debug_mode_logs_connections(loop, contexts, reports, caplog):
-    loop.set_debug(True)
+@pytest.mark.parametrize("debug", [True, False])
+async def test_debug_mode_logs_connections_before_anything_else(loop, contexts, reports, caplog, debug):
+    loop.set_debug(debug)
     caplog.set_level(logging.DEBUG, "asyncio")
-    async with tls_server(contexts, Recorder) as (_, address):
+    lines = []
+
+    def factory():
+        lines.extend(line for line in caplog.text.splitlines() if "got a new connection" in line)
+        return Recorder()
+
+    async with tls_server(contexts, factory) as (_, address):
         with client(address) as sock:
             await until(handshakes)
-            await until(lambda: "got a new connection" in caplog.text)
-            (line,) = (record.getMessage() for record in caplog.records if "got a new connection" in record.msg)
-            assert repr(sock.getsockname()) in line
-            assert "laddr=" in line.partition("got a new connection")[2]
-        # The handshake that will not be is reported in debug mode.
-        await until(lambda: reports)
-        reports.take()
+            await settle()
+            assert len(lines) == debug
+            for line in lines:
+                connection = line.partition("got a new connection from ")[2]
+                assert connection.startswith(f"{sock.getsockname()!r}: <socket.socket fd=")
+                assert f"laddr={address!r}, raddr={sock.getsockname()!r}" in connection
+        if debug:
+            # The handshake that will not be.
+            await until(lambda: reports)
+            reports.take()
 
 
 async def test_callbacks_run_in_a_copy_of_the_servers_context(loop, contexts):
@@ -228,28 +238,6 @@ async def test_connections_come_a_few_at_a_time(loop, contexts):
             await settle()
 
 
-@pytest.mark.loopfast_only("asyncio asks OpenSSL once in vain")
-async def test_openssl_is_not_asked_before_the_client_has_spoken(loop, contexts):
-    calls = []
-
-    class Connection(ssl.SSLObject):
-        def do_handshake(self):
-            calls.append("do_handshake")
-            super().do_handshake()
-
-    context = contexts.server()
-    context.sslobject_class = Connection
-    async with tls_server(contexts, Recorder, ssl=context) as (_, address):
-        with client(address) as sock:
-            await until(handshakes)
-            await settle()
-            assert calls == []
-            peer = tls_peer(contexts, sock, "server")
-            await peer.handshake()
-            await until(lambda: not handshakes())
-            assert calls == ["do_handshake"] * 2
-
-
 @pytest.mark.loopfast_only("asyncio has no such class")
 async def test_what_was_never_accepted_is_not_served(loop):
     accepted = AcceptedSocket()
@@ -260,6 +248,77 @@ async def test_what_was_never_accepted_is_not_served(loop):
     before = open_descriptors()
     del accepted
     assert open_descriptors() == before
+
+
+async def test_an_error_of_openssl_before_the_client_has_spoken(loop, contexts, reports):
+    context = contexts.server()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    loop.set_debug(True)
+    async with tls_server(contexts, Recorder, ssl=context) as (_, address):
+        with client(address) as sock:
+            assert await read_to_end(sock) == b""
+            await until(lambda: reports)
+            assert isinstance(reports.take()["exception"], ssl.SSLError)
+
+
+async def test_a_connection_that_needs_no_handshake(loop, contexts):
+    class Plain:
+        """What wrap_bio() returns: says yes to everything, and encrypts nothing."""
+
+        def __init__(self, incoming, outgoing):
+            self.incoming = incoming
+            self.outgoing = outgoing
+
+        def do_handshake(self):
+            pass
+
+        def getpeercert(self):
+            return None
+
+        cipher = compression = getpeercert
+
+        def read(self, *args):
+            raise ssl.SSLWantReadError
+
+        def write(self, data):
+            return self.outgoing.write(data)
+
+        def unwrap(self):
+            pass
+
+    class Context(ssl.SSLContext):
+        def wrap_bio(self, incoming, outgoing, **options):
+            return Plain(incoming, outgoing)
+
+    class Greeting(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(b"220 hello")
+            transport.close()
+
+    async with tls_server(contexts, Greeting, ssl=Context(ssl.PROTOCOL_TLS_SERVER)) as (_, address):
+        with client(address) as sock:
+            assert await read_to_end(sock) == b"220 hello"
+
+
+def test_a_closed_loop_holds_no_listening_socket(loop_kind):
+    out = run_program(
+        loop_kind,
+        """
+        loop = new_event_loop()
+        server = loop.run_until_complete(loop.create_server(asyncio.Protocol, "127.0.0.1", 0))
+        address = server.sockets[0].getsockname()
+        loop.close()
+        warnings.simplefilter("ignore")
+        del server
+        gc.collect()
+        try:
+            socket.create_connection(address)
+        except ConnectionRefusedError:
+            print("refused")
+    """,
+    )
+    assert out == "refused\n"
 
 
 def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind, certificate_files):
