@@ -292,8 +292,6 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         if self._binding is not None:
             self._binding._asyncio_closes()
         self._close_core()
-        # And with them what the servers hold: their sockets, if nobody else does.
-        self._forget_listeners()
         pidfds, self._pidfds = self._pidfds, None
         for pidfd in pidfds or ():
             os.close(pidfd)

@@ -344,10 +344,6 @@ cdef class BaseLoop(LoopCore):
         if listener is not None:
             listener.stop()
 
-    def _forget_listeners(self):
-        """Let go of all that listening sockets are served with; they are closed with the loop."""
-        self.listeners.clear()
-
     cdef int on_connection(self, LoopObject listener, int fd, void* address, int length) except -1:
         """Make protocol and transport of an accepted connection, in a copy of the server's context of its own."""
         cdef Listener source = <Listener> listener

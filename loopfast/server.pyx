@@ -68,6 +68,10 @@ cdef class Listener(UVPoll):
         self.tls = None
         return 0
 
+    cdef void on_loop_close(self) noexcept:
+        """The socket goes with the loop, unless somebody else holds it."""
+        self.stop()
+
     cdef int on_poll(self, int status, int events) except -1:
         """Accept what waits, at most a backlog of it, so that a flood does not starve the rest.
 
