@@ -393,11 +393,11 @@ cdef class BaseLoop(LoopCore):
             # Another copy: an eager task enters it at once.
             shared = context.copy() if source.shares_context else None
             self._serve_tls(accepted, source.protocol_factory, source.tls, shared)
-        except (SystemExit, KeyboardInterrupt):
-            raise
         except BaseException as exc:
             # Its traceback may hold the connection.
             accepted.close()
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
             self.leave_context()
             self.report({"message": "Serving a connection failed", "exception": exc})
         self.leave_context()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import gc
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +22,10 @@ INHERITED_CYCLES = {
     "tls_refused": "create_connection(): the failed future is a local variable in the traceback of its error",
     "processes_with_input": "the protocol of asyncio.subprocess and the StreamWriter of stdin refer to each other",
 }
+if sys.version_info < (3, 12, 2):
+    INHERITED_CYCLES["tls_server_with_bad_clients"] = (
+        "SSLProtocol._on_handshake_complete(): the error, in its traceback"
+    )
 
 
 @pytest.fixture

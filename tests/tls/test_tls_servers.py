@@ -104,6 +104,28 @@ async def test_a_task_factory_that_fails_costs_one_connection(loop, contexts, re
         await settle()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_at_the_making_of_the_task(loop, loop_kind, contexts):
+    def factory(loop, coro, **options):
+        coro.close()
+        raise KeyboardInterrupt
+
+    server = loop.run_until_complete(loop.create_server(Recorder, "127.0.0.1", 0, ssl=contexts.server()))
+    with client(server.sockets[0].getsockname()) as sock:
+        loop.set_task_factory(factory)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            loop.run_forever()
+        loop.set_task_factory(None)
+        if loop_kind == "asyncio":
+            # Its connection stays for as long as the traceback does.
+            del caught
+            gc.collect()
+        with contextlib.suppress(ConnectionResetError):
+            assert loop.run_until_complete(read_to_end(sock)) == b""
+    server.close()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_with_eager_tasks(loop, contexts, version):
     # None, as always, before 3.12.
