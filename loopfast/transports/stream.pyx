@@ -506,7 +506,8 @@ cdef class StreamTransport(NativeTransport):
                 return
             if self.queued + size <= min(self.high_water, <size_t> GATHER_LIMIT):
                 if size <= SMALL_WRITE and self.loop.gathered + size <= GATHER_BUFFER_SIZE:
-                    append_copy(self, PyBytes_AS_STRING(<PyObject*> data), size)
+                    memcpy(self.loop.gather_buffer + self.loop.gathered, PyBytes_AS_STRING(<PyObject*> data), size)
+                    append_gathered(self, size)
                 else:
                     append_bytes(self, <PyObject*> data)
                 if not self.wants_turn_end:
@@ -691,14 +692,12 @@ cdef class StreamTransport(NativeTransport):
         """Hand the queue to libuv, which sends it as the socket becomes writable."""
         cdef uv.uv_write_t* request
         cdef int segments = min(self.count, SEGMENTS_PER_CALL)
-        cdef int status = uv.UV_ENOMEM
-        cdef int i
+        cdef int i, status
         keep_copies(self)
         # Not a part of the handle: most connections never need one.
         request = <uv.uv_write_t*> malloc(sizeof(uv.uv_write_t))
-        if request != NULL:
-            status = uv.uv_write(
-                request, <uv.uv_stream_t*> self.handle, self.bufs + self.first, segments, on_uv_write)
+        status = uv.UV_ENOMEM if request == NULL else uv.uv_write(
+            request, <uv.uv_stream_t*> self.handle, self.bufs + self.first, segments, on_uv_write)
         if status < 0:
             free(request)
             self.drop_queue()
@@ -922,12 +921,6 @@ cdef inline int append_bytes(StreamTransport self, PyObject* data) except -1:
     self.count += 1
     self.queued += PyBytes_GET_SIZE(data)
     return 0
-
-
-cdef inline int append_copy(StreamTransport self, char* data, size_t size) except -1:
-    """Append a copy in the loop's gather buffer, whose room the caller has checked."""
-    memcpy(self.loop.gather_buffer + self.loop.gathered, data, size)
-    return append_gathered(self, size)
 
 
 cdef inline int append_gathered(StreamTransport self, size_t size) except -1:

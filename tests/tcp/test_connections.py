@@ -603,7 +603,7 @@ def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind):
     out = run_program(
         loop_kind,
         """
-        import resource
+        from support import take_all_descriptors
         from asyncio import constants
         constants.ACCEPT_RETRY_DELAY = 0.05
         messages = []
@@ -620,20 +620,13 @@ def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind):
             while len(made) < 3:
                 await asyncio.sleep(0)
             waiting = socket.socket()
-            spare = os.open(os.devnull, os.O_RDONLY)
             waiting.setblocking(False)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-            holes = []
-            try:
-                while True:
-                    holes.append(os.open(os.devnull, os.O_RDONLY))
-            except OSError:
-                pass
+            taken = take_all_descriptors()
             waiting.connect_ex(address)
             while not messages:
                 await asyncio.sleep(0.001)
             assert len(made) == 3
-            for fd in [*holes, spare]:
+            for fd in taken:
                 os.close(fd)
             while len(made) < 4:
                 await asyncio.sleep(0.001)

@@ -347,7 +347,8 @@ def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind, cer
     out = run_program(
         loop_kind,
         f"""
-        import resource, ssl
+        import ssl
+        from support import take_all_descriptors
         from asyncio import constants
         constants.ACCEPT_RETRY_DELAY = 0.05
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -364,18 +365,11 @@ def test_running_out_of_descriptors_pauses_accepting_and_recovers(loop_kind, cer
             address = server.sockets[0].getsockname()
             waiting = socket.socket()
             waiting.setblocking(False)
-            spare = os.open(os.devnull, os.O_RDONLY)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-            holes = []
-            try:
-                while True:
-                    holes.append(os.open(os.devnull, os.O_RDONLY))
-            except OSError:
-                pass
+            taken = take_all_descriptors()
             waiting.connect_ex(address)
             while not messages:
                 await asyncio.sleep(0.001)
-            for fd in [*holes, spare]:
+            for fd in taken:
                 os.close(fd)
             incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
