@@ -183,6 +183,14 @@ class Program:
         return True
 
 
+def expect_workers(server: Program, count: int = 2) -> list[int]:
+    """Wait until *count* more workers of *server* have started their application; return their process numbers.
+
+    A worker that is told to end before, while it still imports, has nothing to end.
+    """
+    return [int(server.expect(r"application started in (\d+)")[1]) for _ in range(count)]
+
+
 COMPLAINTS = ("Traceback", "ResourceWarning", "RuntimeWarning", "never retrieved", "Unhandled", "ERROR")
 
 

@@ -16,6 +16,7 @@ from programs import (
     ask,
     check_no_complaints,
     connection,
+    expect_workers,
     once_up,
     package,
     python,
@@ -118,6 +119,7 @@ def test_hypercorn_workers_with_install_in_the_application(loop_kind):
     install = {"INSTALL_LOOPFAST": "1"} if loop_kind == "loopfast" else {}
     command = ("-m", "hypercorn", "-w", "2", "-b", f"{LOCALHOST}:0", "served_app:app")
     with python(*command, **install) as server:
+        expect_workers(server)
         port = hypercorn_port(server)
         check_http(partial(connection, port), loop_kind)
         assert server.stop() == 0, server.output
@@ -138,7 +140,7 @@ def gunicorn(folder, *options, configuration="", **environment) -> Program:
 def check_gunicorn(server, kind):
     """Serve, renew the workers on SIGHUP, end on SIGTERM."""
     port = int(server.expect(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
-    old = {int(server.expect(r"application started in (\d+)")[1]) for _ in range(2)}
+    old = set(expect_workers(server))
     connect = partial(connection, port)
     assert once_up(connect, "/loop")["loop"] == kind
     check_http(connect, kind)
@@ -146,7 +148,7 @@ def check_gunicorn(server, kind):
     with contextlib.closing(connect()) as link:
         assert ask(link, "GET", "/loop")["pid"] in old
         server.send_signal(signal.SIGHUP)
-        new = {int(server.expect(r"application started in (\d+)")[1]) for _ in range(2)}
+        new = set(expect_workers(server))
         assert not old & new
     while (answer := once_up(connect, "/loop"))["pid"] in old:
         pass

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from load import Load
-from programs import Program, connection, free_port, once_up, python
+from programs import Program, connection, expect_workers, free_port, once_up, python
 from support import LOCALHOST
 
 if sys.platform != "win32":
@@ -93,7 +93,7 @@ def take_over(start: Callable[[], Program], port: int) -> None:
 
         def begin() -> tuple[Program, set[int]]:
             server = stack.enter_context(start())
-            return server, {int(server.expect(r"application started in (\d+)")[1])}
+            return server, set(expect_workers(server, 1))
 
         server, pids = begin()
         generations = [pids]

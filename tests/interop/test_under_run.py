@@ -10,7 +10,7 @@ import textwrap
 from functools import partial
 
 import pytest
-from programs import Program, ask, check_no_complaints, connection, once_up, package, python
+from programs import Program, ask, check_no_complaints, connection, expect_workers, once_up, package, python
 from support import LOCALHOST
 from talk import check_end, check_http, check_websocket
 
@@ -50,9 +50,9 @@ def test_uvicorn(words):
 def test_uvicorn_workers_and_one_that_is_replaced():
     with run("-m", "uvicorn", "served_app:app", "--port", "0", "--workers", "2") as server:
         port = uvicorn_port(server)
-        workers = [int(server.expect(r"application started in (\d+)")[1]) for _ in range(2)]
+        workers = expect_workers(server)
         os.kill(workers[0], signal.SIGKILL)
-        workers = {workers[1], int(server.expect(r"application started in (\d+)")[1])}
+        workers = {workers[1], *expect_workers(server, 1)}
         seen = set()
         while seen != workers:
             answer = once_up(partial(connection, port), "/loop")
@@ -110,6 +110,7 @@ def test_fastapi(tmp_path):
 
 def test_hypercorn_workers():
     with run("-m", "hypercorn", "-w", "2", "-b", f"{LOCALHOST}:0", "served_app:app") as server:
+        expect_workers(server)
         port = int(server.expect(r"Running on http://127\.0\.0\.1:(\d+)")[1])
         check(server, port)
         assert server.stop() == 0, server.output
@@ -137,11 +138,11 @@ def test_gunicorn(worker, under_run, tmp_path):
     """Its workers are forked; --preload loads the application before that. With our classes nothing else is needed."""
     with gunicorn(tmp_path, "-k", worker, "--preload", under_run=under_run) as server:
         port = gunicorn_port(server)
-        old = {int(server.expect(r"application started in (\d+)")[1]) for _ in range(2)}
+        old = set(expect_workers(server))
         once_up(partial(connection, port), "/loop")
         check(server, port)
         server.send_signal(signal.SIGHUP)
-        new = {int(server.expect(r"application started in (\d+)")[1]) for _ in range(2)}
+        new = set(expect_workers(server))
         while (answer := once_up(partial(connection, port), "/loop"))["pid"] in old:
             pass
         assert answer["pid"] in new

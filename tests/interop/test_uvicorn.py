@@ -15,7 +15,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from programs import UVICORN_LOOPS, Program, ask, check_no_complaints, connection, once, once_up, package, python
+from programs import (
+    UVICORN_LOOPS,
+    Program,
+    ask,
+    check_no_complaints,
+    connection,
+    expect_workers,
+    once,
+    once_up,
+    package,
+    python,
+)
 from support import LOCALHOST
 from talk import BODY, PIECE, check_end, check_http, check_websocket
 
@@ -147,7 +158,7 @@ def test_workers(loop_kind):
     """Both workers serve, one that dies is replaced, and all go with the supervisor."""
     with uvicorn(loop_kind, "--workers", "2", "--port", "0") as server:
         port = port_of(server)
-        workers = [int(server.expect(r"application started in (\d+)")[1]) for _ in range(2)]
+        workers = expect_workers(server)
         assert len(set(workers)) == 2
         for worker, other in (workers, reversed(workers)):
             # The one that is stopped cannot accept, so the answer is the other's.
@@ -157,7 +168,7 @@ def test_workers(loop_kind):
             finally:
                 os.kill(other, signal.SIGCONT)
         os.kill(workers[0], signal.SIGKILL)
-        replacement = int(server.expect(r"application started in (\d+)")[1])
+        [replacement] = expect_workers(server, 1)
         os.kill(workers[1], signal.SIGSTOP)
         try:
             assert once_up(partial(connection, port), "/loop") == {"loop": loop_kind, "pid": replacement}
