@@ -24,9 +24,12 @@ def register() -> None:
 def main() -> None:
     """Runs the module that the first argument names as __main__."""
     # The folder of a script comes first on the path, where load.py and the like would hide other modules. The current
-    # one instead, as with `python -m`: that is where a loop of the caller's own is.
+    # one, where a loop of the caller's own is, comes last: a random.py there is none of what is measured. A checkout
+    # measures itself, whatever is installed.
     if not sys.flags.safe_path:
-        sys.path[0] = os.getcwd()
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        sys.path[:1] = [root] if os.path.exists(os.path.join(root, "setup.py")) else []
+        sys.path.append(os.getcwd())
     register()
     module = sys.argv.pop(1)
     runpy.run_module(f"{PACKAGE}.{module}", run_name="__main__", alter_sys=True)

@@ -98,6 +98,8 @@ class Network:
                     if not line:
                         complaint.seek(0)
                         raise Failed(reason(complaint.read(), process.wait()))
+                    if not line.strip().isdecimal():
+                        raise Failed(f"the server said {line.strip()!r} instead of its port")
                     yield process, "127.0.0.1" if path == "-" else path, int(line)
                 finally:
                     process.kill()

@@ -14,7 +14,7 @@ import pytest
 
 from bench import load, loops, native
 from bench.suite import network
-from bench.suite.micro import Failed
+from bench.suite.micro import Failed, Micro
 from bench.suite.registry import LOOP_VARIABLE, Workload, WrongWork, load_all, matrix, micro, select
 
 LOOPS = ("loopfast", "asyncio")
@@ -184,6 +184,35 @@ def test_a_server_that_does_not_start_is_given_up(monkeypatch: pytest.MonkeyPatc
                 network.first_line(silent)
         finally:
             silent.kill()
+
+
+OWN_LOOP = "import asyncio\nmake = asyncio.new_event_loop\n"
+
+
+@needs_generator
+@pytest.mark.parametrize("name", ["call_soon.single", "startup.import", "udp.1KiB.c10"])
+def test_the_current_folder_has_loops_and_hides_no_modules(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hidden in ("selectors", "typing", "pyperf"):
+        (tmp_path / f"{hidden}.py").write_text("import no_such_module")
+    (tmp_path / "own_loop.py").write_text(OWN_LOOP)
+    monkeypatch.chdir(tmp_path)
+    workload = load_all()[name]
+    measured = (
+        Micro(name, "own_loop:make", 0.001, 1)
+        if workload.load is None
+        else network.Network(workload, "own_loop:make", 0.02, (None, None))
+    )
+    assert measured.measure().values
+
+
+@needs_generator
+def test_a_server_that_says_something_else_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_loop.py").write_text(f"{OWN_LOOP}print('greetings')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Failed, match="said 'greetings' instead of its port"):
+        network.Network(load_all()["udp.1KiB.c10"], "own_loop:make", 0.02, (None, None)).measure()
 
 
 def test_what_a_workload_needs_is_named() -> None:
