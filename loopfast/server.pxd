@@ -21,6 +21,8 @@ cdef class Listener(UVPoll):
         bint comes_singly
         # The turn in which one was accepted without a look whether more wait.
         uint64_t looked_once
+        # The last turn in which connections with TLS were accepted, and its time in libuv's milliseconds.
+        uint64_t handshakes_turn, handshakes_at
         # The name of every connection's own end; None where the socket listens on all addresses.
         object local_name
         # The context the server was started in (owned); each connection gets a copy.
@@ -32,6 +34,7 @@ cdef class Listener(UVPoll):
 
     cdef int start(self, LoopCore loop, object sock, object protocol_factory, object server, tuple tls, int backlog,
                    object context) except -1
+    cdef int handshakes_due(self) noexcept
     cdef int pause(self, int error) except -1
     cdef int report_error(self, int error, str message) except -1
     cdef int stop(self) except -1

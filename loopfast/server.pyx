@@ -22,9 +22,8 @@ cdef frozenset NOTHING_MORE = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.
 cdef frozenset OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 cdef enum:
-    # Connections with TLS that are accepted in one turn. Each takes some 45 KiB and 0.3 ms until its handshake is over:
-    # those that came before go on meanwhile.
-    HANDSHAKES_PER_TURN = 2
+    # Milliseconds for which one connection with TLS more is accepted in a turn. See `handshakes_due`.
+    HANDSHAKE_INTERVAL = 5
 
 
 @cython.no_gc_clear
@@ -48,7 +47,7 @@ cdef class Listener(UVPoll):
         self.protocol_factory = protocol_factory
         self.server = server
         self.tls = tls
-        self.backlog = backlog if tls is None else min(backlog, HANDSHAKES_PER_TURN)
+        self.backlog = max(1, backlog)
         name = sock.getsockname()
         if type(name) is not tuple or name[0] not in ("0.0.0.0", "::"):
             self.local_name = name
@@ -81,12 +80,14 @@ cdef class Listener(UVPoll):
         cdef sockaddr_storage address
         cdef int length = 0
         cdef int fd
-        cdef int remaining = max(1, self.backlog)
+        cdef int remaining = self.backlog
         cdef int accepted = 0
         if self.loop.deferring:
             self.defer()
             return 0
-        if self.comes_singly and self.looked_once != self.loop.turns - 1:
+        if self.tls is not None:
+            remaining = self.handshakes_due()
+        elif self.comes_singly and self.looked_once != self.loop.turns - 1:
             self.looked_once = self.loop.turns
             remaining = 1
         while remaining and self.handle != NULL and self.retry is None:
@@ -105,6 +106,19 @@ cdef class Listener(UVPoll):
                 break
         self.comes_singly = accepted == 1
         return 0
+
+    cdef int handshakes_due(self) noexcept:
+        """Return how many connections with TLS to accept now: one, and where turns are long so many that waiting
+        ones do not wait for longer.
+
+        A handshake takes some 45 KiB and 0.3 ms. Those that have begun go on before others begin, or a burst has the
+        memory of all of them at once, which malloc() does not give back.
+        """
+        cdef uint64_t now = uv.uv_now(&self.loop.state.loop)
+        cdef uint64_t waited = now - self.handshakes_at if self.handshakes_turn == self.loop.turns - 1 else 0
+        self.handshakes_at = now
+        self.handshakes_turn = self.loop.turns
+        return <int> min(<uint64_t> self.backlog, 1 + waited // HANDSHAKE_INTERVAL)
 
     cdef int on_unwatched(self, int status) except -1:
         return self.pause(-status)

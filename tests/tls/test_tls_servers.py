@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import itertools
 import logging
 import socket
 import ssl
 import sys
+import time
 
 import pytest
 from support import Echo, Recorder, open_descriptors, read_to_end, run_program, settle, until
@@ -40,6 +42,40 @@ async def test_the_handshake_is_a_task(loop, contexts):
             await peer.handshake()
             await task
             assert not handshakes()
+
+
+async def accepted_by_turns(loop, contexts, count, duration=0.0):
+    """Have a server accept a burst of *count* connections, the program taking *duration* seconds of each turn; return
+    the seconds that each turn took, and how many it accepted."""
+    turns = []
+    async with tls_server(contexts, Recorder) as (_, address):
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(client(address))
+            accepted, began = 0, loop.time()
+            while accepted < count:
+                await asyncio.sleep(0)
+                time.sleep(duration)
+                now, before = loop.statistics().accepted, accepted
+                turns.append((loop.time() - began, now - before))
+                accepted, began = now, loop.time()
+        await until(lambda: not handshakes())
+    return turns
+
+
+@pytest.mark.loopfast_only("asyncio accepts the whole backlog at once")
+async def test_a_burst_begins_one_handshake_in_each_turn(loop, contexts):
+    turns = await accepted_by_turns(loop, contexts, 12)
+    # Where the machine makes turns long, one more for each 5 ms, which libuv counts in whole milliseconds.
+    for (before, _), (this, accepted) in itertools.pairwise([(0, 0), *turns]):
+        assert accepted <= 1 + (before + this + 0.001) // 0.005
+
+
+@pytest.mark.loopfast_only("asyncio accepts the whole backlog at once")
+async def test_a_burst_is_accepted_however_long_turns_take(loop, contexts):
+    turns = await accepted_by_turns(loop, contexts, 40, 0.03)
+    # The first that accepts takes one, the others at least six: one for each 5 ms.
+    assert len(turns) < 10
 
 
 async def test_cancelling_the_task_closes_the_connection(loop, contexts):
