@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from loopfast._executors import wrap_work
 from loopfast._statistics import REMEMBERED, LoopStatistics, SlowCallback, describe_slow, name_call
-from loopfast._streams import use_fast_streams
+from loopfast._streams import use_fast_streams, with_fast_streams
 from loopfast.baseloop import BaseLoop, is_plain_socket
 from loopfast.census import take_census
 from loopfast.dns import look_up
@@ -621,7 +621,7 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
         if is_plain_socket(sock):
             # From 3.15 on asyncio passes the context that the server was made in.
             tls, context = _serving_options(sslcontext, *args, **kwargs)
-            self._listen(protocol_factory, sock, server, tls, backlog, context)
+            self._listen(with_fast_streams(self, protocol_factory), sock, server, tls, backlog, context)
         else:
             super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *args, **kwargs)
 

@@ -1,20 +1,24 @@
 """What asyncio's streams become on a native transport: the same classes, with the common case of each method compiled.
 
-An object gets its class here when it meets its transport. All that is not the common case is asyncio's own method.
+An object gets its class when it is made for a server, or else when it meets its transport. All that is not the common
+case is asyncio's own method.
 """
 
 from __future__ import annotations
 
 import asyncio
+from asyncio import streams
 from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any
 
-from loopfast.streams import use_classes
+from loopfast.streams import may_be_fast, use_classes
 
 # Looked up at import: the classes that are extended are those that loopfast.streams knows.
 InheritedReader = asyncio.StreamReader
 InheritedProtocol = asyncio.StreamReaderProtocol
 InheritedWriter = asyncio.StreamWriter
+inherited_connection_made = InheritedProtocol.connection_made
 
 
 class _StreamReader(InheritedReader):
@@ -26,25 +30,44 @@ class _StreamWriter(InheritedWriter):
 
 
 class _StreamReaderProtocol(InheritedProtocol):
-    _client_connected_cb: Callable[..., Any] | None
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        callback = self._client_connected_cb
-        if callback is None:
+        if streams.StreamWriter is InheritedWriter and InheritedProtocol.connection_made is inherited_connection_made:
+            _connection_made(self, transport)
+        else:
             super().connection_made(transport)
-            return
 
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
-            self._client_connected_cb = callback
-            if type(writer) is InheritedWriter:
-                writer.__class__ = _StreamWriter
-            return callback(reader, writer)
 
-        self._client_connected_cb = connected
-        try:
-            super().connection_made(transport)
-        finally:
-            self._client_connected_cb = callback
+# The running asyncio's own functions, which differ between versions, with our classes where they name asyncio's: an
+# object that gets another class later keeps a second copy of its attributes.
+_NAMES = {
+    "StreamReader": _StreamReader,
+    "StreamReaderProtocol": _StreamReaderProtocol,
+    "StreamWriter": _StreamWriter,
+}
+_connection_made: Callable[[Any, Any], None] = FunctionType(
+    inherited_connection_made.__code__, {**vars(streams), **_NAMES}
+)
+
+#: The code of what start_server() and start_unix_server() make a connection's protocol with.
+_FACTORIES = frozenset(
+    code
+    for start in (streams.start_server, getattr(streams, "start_unix_server", None))
+    for code in getattr(getattr(start, "__code__", None), "co_consts", ())
+    if isinstance(code, CodeType)
+)
+
+
+def with_fast_streams(loop: asyncio.AbstractEventLoop, factory: Callable[[], Any]) -> Callable[[], Any]:
+    """Return *factory*, which makes protocols; if it is that of asyncio's streams, one that makes our classes."""
+    if not isinstance(factory, FunctionType) or factory.__code__ not in _FACTORIES:
+        return factory
+    fast = FunctionType(factory.__code__, {**vars(streams), **_NAMES}, closure=factory.__closure__)
+
+    def make() -> Any:
+        replaced = streams.StreamReader is not InheritedReader or streams.StreamReaderProtocol is not InheritedProtocol
+        return factory() if replaced or not may_be_fast(loop) else fast()
+
+    return make
 
 
 def _look_like(ours: type, theirs: type) -> None:

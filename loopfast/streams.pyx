@@ -91,6 +91,12 @@ def use_classes(reader, protocol, writer):
     make_methods()
 
 
+cpdef bint may_be_fast(LoopCore loop) except -1:
+    """Return True if streams of *loop* may have these classes now."""
+    # In debug mode calls are real coroutines, with frames to be shown.
+    return Reader is not None and not loop._debug and classes_are_plain()
+
+
 cdef inline bint classes_are_plain() except -1:
     """Return True if asyncio's classes are as they were when this module was imported."""
     cdef unsigned int* known = versions
@@ -123,8 +129,7 @@ cdef FastProtocol feed_for(LoopCore loop, object protocol):
     cdef StreamFeed feed
     if type(protocol) is not InheritedProtocol and type(protocol) is not Protocol:
         return None
-    if Reader is None or loop._debug or not classes_are_plain():
-        # In debug mode calls are real coroutines, with frames to be shown.
+    if not may_be_fast(loop):
         return None
     reader = protocol._stream_reader
     if type(reader) is InheritedReader:

@@ -9,15 +9,17 @@ import contextvars
 import copy
 import gc
 import inspect
+import os
 import socket
 import struct
 import sys
+import tempfile
 import warnings
 import weakref
 from unittest import mock
 
 import pytest
-from support import gc_disabled, settle, until
+from support import LOCALHOST, gc_disabled, settle, until
 
 METHODS = {"read": (1,), "readexactly": (1,), "readuntil": (b"\n",), "readline": ()}
 
@@ -44,7 +46,107 @@ async def stream(*, served=True, limit=2**16):
         await settle()
 
 
+@contextlib.asynccontextmanager
+async def listening(kind="tcp"):
+    """A function that connects to a server of streams and returns its reader and writer and the blocking socket."""
+    served = asyncio.Queue()
+    done = asyncio.Event()
+
+    async def serve(reader, writer):
+        served.put_nowait((reader, writer))
+        del reader, writer
+        await done.wait()
+
+    with contextlib.ExitStack() as stack:
+        if kind == "unix":
+            path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "socket")
+            server = await asyncio.start_unix_server(serve, path)
+        else:
+            server = await asyncio.start_server(serve, LOCALHOST, 0)
+
+        async def connect():
+            address = server.sockets[0].getsockname()
+            peer = stack.enter_context(socket.socket(server.sockets[0].family))
+            peer.connect(address)
+            reader, writer = await served.get()
+            stack.callback(lambda: writer.transport.abort())  # not before: a writer that nobody holds warns
+            return reader, writer, peer
+
+        try:
+            yield connect
+        finally:
+            server.close()
+            done.set()
+            stack.close()
+            await settle()
+
+
 # ------------------------------------------------------------------------------------------------------------- classes
+
+CLASSES = {name: getattr(asyncio, name) for name in ("StreamReader", "StreamReaderProtocol", "StreamWriter")}
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_a_servers_streams_have_their_class_from_the_beginning(loop, monkeypatch, kind):
+    """Another one later makes a second copy of the attributes, a fifth of an idle connection."""
+    made = []
+    for each in CLASSES.values():
+        original = each.__init__
+        monkeypatch.setattr(
+            each,
+            "__init__",
+            lambda self, *args, _o=original, **more: made.append(type(self)) or _o(self, *args, **more),
+        )
+    async with listening(kind) as connect:
+        reader, writer, _ = await connect()
+        assert made == [type(reader), type(writer.transport.get_protocol()), type(writer)]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+async def test_classes_that_are_replaced_while_a_server_runs(loop, name):
+    async with listening() as connect:
+        for replacement in (CLASSES[name], type("Replacement", (CLASSES[name],), {})):
+            with mock.patch.object(asyncio.streams, name, replacement):
+                reader, writer, peer = await connect()
+                thing = {"StreamReader": reader, "StreamWriter": writer}.get(name, writer.transport.get_protocol())
+                assert isinstance(thing, replacement)
+                peer.send(b"ab\n")
+                assert await reader.readline() == b"ab\n"
+                writer.write(b"c")
+                await writer.drain()
+                await settle()
+                assert peer.recv(1) == b"c"
+        reader, writer, _ = await connect()
+        assert not {type(reader), type(writer), type(writer.transport.get_protocol())} & {replacement}
+
+
+async def test_a_connection_made_that_is_replaced_while_a_server_runs(loop):
+    original = asyncio.StreamReaderProtocol.connection_made
+    seen = []
+
+    def connection_made(self, transport):
+        seen.append(transport)
+        original(self, transport)
+
+    async with listening() as connect:
+        await connect()
+        with mock.patch.object(asyncio.StreamReaderProtocol, "connection_made", connection_made):
+            _, writer, _ = await connect()
+            assert seen == [writer.transport]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # asyncio leaves the accepted socket to the collector
+async def test_a_factory_that_raises(loop, reports):
+    async with listening() as connect:
+        with mock.patch.object(asyncio.StreamReader, "__init__", side_effect=ZeroDivisionError):
+            waiting = loop.create_task(connect())
+            loop.set_debug(True)
+            await until(lambda: reports)
+            loop.set_debug(False)
+        assert isinstance(reports.pop()["exception"], ZeroDivisionError)
+        waiting.cancel()
+        await settle()
+        await connect()
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -228,6 +330,16 @@ async def test_stack_of_a_waiting_task(loop):
 async def test_debug_mode_has_real_coroutines(loop):
     loop.set_debug(True)
     async with stream() as (reader, writer, peer):
+        peer.send(b"ab")
+        for call in (reader.read(1), reader.readexactly(1), writer.drain()):
+            assert inspect.iscoroutine(call) and call.cr_code.co_filename.endswith("streams.py")
+            await call
+
+
+async def test_debug_mode_while_a_server_runs(loop):
+    async with listening() as connect:
+        loop.set_debug(True)
+        reader, writer, peer = await connect()
         peer.send(b"ab")
         for call in (reader.read(1), reader.readexactly(1), writer.drain()):
             assert inspect.iscoroutine(call) and call.cr_code.co_filename.endswith("streams.py")
