@@ -37,16 +37,22 @@ class _StreamReaderProtocol(InheritedProtocol):
             super().connection_made(transport)
 
 
-# The running asyncio's own functions, which differ between versions, with our classes where they name asyncio's: an
-# object that gets another class later keeps a second copy of its attributes.
-_NAMES = {
-    "StreamReader": _StreamReader,
-    "StreamReaderProtocol": _StreamReaderProtocol,
-    "StreamWriter": _StreamWriter,
-}
-_connection_made: Callable[[Any, Any], None] = FunctionType(
-    inherited_connection_made.__code__, {**vars(streams), **_NAMES}
-)
+def _with_our_classes(function: Any) -> Any:
+    """Return asyncio's own *function*, which differs between versions, with our classes where it names asyncio's: an
+    object that gets another class later keeps a second copy of its attributes. What is not asyncio's stays as it is.
+    """
+    if not isinstance(function, FunctionType) or function.__globals__ is not vars(streams):
+        return function
+    names = {
+        **vars(streams),
+        "StreamReader": _StreamReader,
+        "StreamReaderProtocol": _StreamReaderProtocol,
+        "StreamWriter": _StreamWriter,
+    }
+    return FunctionType(function.__code__, names, closure=function.__closure__)
+
+
+_connection_made = _with_our_classes(inherited_connection_made)
 
 #: The code of what start_server() and start_unix_server() make a connection's protocol with.
 _FACTORIES = frozenset(
@@ -61,7 +67,7 @@ def with_fast_streams(loop: asyncio.AbstractEventLoop, factory: Callable[[], Any
     """Return *factory*, which makes protocols; if it is that of asyncio's streams, one that makes our classes."""
     if not isinstance(factory, FunctionType) or factory.__code__ not in _FACTORIES:
         return factory
-    fast = FunctionType(factory.__code__, {**vars(streams), **_NAMES}, closure=factory.__closure__)
+    fast = _with_our_classes(factory)
 
     def make() -> Any:
         replaced = streams.StreamReader is not InheritedReader or streams.StreamReaderProtocol is not InheritedProtocol

@@ -19,7 +19,7 @@ import weakref
 from unittest import mock
 
 import pytest
-from support import LOCALHOST, gc_disabled, settle, until
+from support import LOCALHOST, gc_disabled, run_program, settle, until
 
 METHODS = {"read": (1,), "readexactly": (1,), "readuntil": (b"\n",), "readline": ()}
 
@@ -133,6 +133,31 @@ async def test_a_connection_made_that_is_replaced_while_a_server_runs(loop):
         with mock.patch.object(asyncio.StreamReaderProtocol, "connection_made", connection_made):
             _, writer, _ = await connect()
             assert seen == [writer.transport]
+
+
+@pytest.mark.parametrize("wrapper", ["lambda self, transport: plain(self, transport)", "functools.partialmethod(plain)"])
+def test_asyncio_was_patched_before_the_import(loop_kind, wrapper):
+    program = f"""
+    import functools
+    assert "loopfast" not in sys.modules
+    plain = asyncio.StreamReaderProtocol.connection_made
+    asyncio.StreamReaderProtocol.connection_made = {wrapper}
+
+    async def echo(reader, writer):
+        writer.write(await reader.readline())
+        await writer.drain()
+        writer.close()
+
+    async def main():
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"line\\n")
+            print(await reader.read())
+            writer.close()
+
+    run(main())
+    """
+    assert run_program(loop_kind, program) == "b'line\\n'\n"
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # asyncio leaves the accepted socket to the collector
