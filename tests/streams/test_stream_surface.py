@@ -135,7 +135,9 @@ async def test_a_connection_made_that_is_replaced_while_a_server_runs(loop):
             assert seen == [writer.transport]
 
 
-@pytest.mark.parametrize("wrapper", ["lambda self, transport: plain(self, transport)", "functools.partialmethod(plain)"])
+@pytest.mark.parametrize(
+    "wrapper", ["lambda self, transport: plain(self, transport)", "functools.partialmethod(plain)"]
+)
 def test_asyncio_was_patched_before_the_import(loop_kind, wrapper):
     program = f"""
     import functools
