@@ -66,7 +66,7 @@ class DatagramEcho(asyncio.DatagramProtocol):
     default=[*BY_SIZE, "1KiB.c1", "1KiB.c100", "1KiB.c1000"],
     quick=["1KiB.c10", "64KiB.c10"],
 )
-@server("idle.tcp", "memory of an idle TCP connection, Protocol, 2,000 open", size=64, connections=2000, idle=True)
+@server("idle.tcp", "memory of an idle TCP connection, Protocol, 4,000 open", size=64, connections=4000, idle=True)
 @server("tcp.pipelined.1KiB.c10", "TCP echo, Protocol, 1 KiB, 10 connections, 16 in flight on each", pipeline=16)
 @server("accept.tcp", "TCP connection accepted, 1 KiB echoed, reset by the client", fresh=True)
 async def tcp_protocol(loop: Loop, listener: socket.socket) -> Any:
@@ -89,7 +89,7 @@ async def tcp_buffered(loop: Loop, listener: socket.socket) -> Any:
     default=[*BY_SIZE, "1KiB.c100"],
     quick=["1KiB.c10"],
 )
-@server("idle.streams", "memory of an idle TCP connection, streams, 2,000 open", size=64, connections=2000, idle=True)
+@server("idle.streams", "memory of an idle TCP connection, streams, 4,000 open", size=64, connections=4000, idle=True)
 async def tcp_streams(_loop: Loop, listener: socket.socket) -> Any:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(256 * KIB):
@@ -139,10 +139,10 @@ async def udp(loop: Loop, listener: socket.socket) -> Any:
 )
 @server(
     "idle.tls",
-    "memory of an idle TLS 1.3 connection, Protocol, 2,000 open",
+    "memory of an idle TLS 1.3 connection, Protocol, 4,000 open",
     protocol="tls",
     size=64,
-    connections=2000,
+    connections=4000,
     idle=True,
 )
 @server("accept.tls", "TLS 1.3 handshake, 64 B echoed, reset by the client", protocol="tls", size=64, fresh=True)
