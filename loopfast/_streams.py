@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import streams
-from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -37,11 +36,15 @@ class _StreamReaderProtocol(InheritedProtocol):
             super().connection_made(transport)
 
 
+def _is_of_streams(function: Any) -> bool:
+    return isinstance(function, FunctionType) and function.__globals__ is vars(streams)
+
+
 def _with_our_classes(function: Any) -> Any:
     """Return asyncio's own *function*, which differs between versions, with our classes where it names asyncio's: an
     object that gets another class later keeps a second copy of its attributes. What is not asyncio's stays as it is.
     """
-    if not isinstance(function, FunctionType) or function.__globals__ is not vars(streams):
+    if not _is_of_streams(function):
         return function
     names = {
         **vars(streams),
@@ -49,7 +52,9 @@ def _with_our_classes(function: Any) -> Any:
         "StreamReaderProtocol": _StreamReaderProtocol,
         "StreamWriter": _StreamWriter,
     }
-    return FunctionType(function.__code__, names, closure=function.__closure__)
+    made = FunctionType(function.__code__, names, None, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 _connection_made = _with_our_classes(inherited_connection_made)
@@ -63,9 +68,9 @@ _FACTORIES = frozenset(
 )
 
 
-def with_fast_streams(loop: asyncio.AbstractEventLoop, factory: Callable[[], Any]) -> Callable[[], Any]:
+def with_fast_streams(loop: asyncio.AbstractEventLoop, factory: Any) -> Any:
     """Return *factory*, which makes protocols; if it is that of asyncio's streams, one that makes our classes."""
-    if not isinstance(factory, FunctionType) or factory.__code__ not in _FACTORIES:
+    if not _is_of_streams(factory) or factory.__code__ not in _FACTORIES:
         return factory
     fast = _with_our_classes(factory)
 

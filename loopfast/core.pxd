@@ -133,6 +133,8 @@ cdef class LoopCore(LoopBuffers):
         bint in_turn
         # Turns run, for polling now and then while nothing but ourselves is watched.
         uint64_t turns
+        # Connections with TLS that servers have accepted, whose handshake is not over.
+        int handshakes
         # Seconds in runs that are over, seconds asleep, and when the run that goes on began (0: none does).
         double run_time
         double idle_time

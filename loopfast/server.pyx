@@ -22,8 +22,8 @@ cdef frozenset NOTHING_MORE = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.
 cdef frozenset OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 cdef enum:
-    # Milliseconds for which one connection with TLS more is accepted in a turn. See `handshakes_due`.
-    HANDSHAKE_INTERVAL = 5
+    # Handshakes under way up to which connections with TLS are accepted as they come. See `handshakes_due`.
+    HANDSHAKES_AT_ONCE = 64
 
 
 @cython.no_gc_clear
@@ -86,8 +86,8 @@ cdef class Listener(UVPoll):
             self.defer()
             return 0
         if self.tls is not None:
-            remaining = self.handshakes_due()
-        elif self.comes_singly and self.looked_once != self.loop.turns - 1:
+            remaining = min(remaining, self.handshakes_due())
+        if self.comes_singly and self.looked_once != self.loop.turns - 1:
             self.looked_once = self.loop.turns
             remaining = 1
         while remaining and self.handle != NULL and self.retry is None:
@@ -108,17 +108,17 @@ cdef class Listener(UVPoll):
         return 0
 
     cdef int handshakes_due(self) noexcept:
-        """Return how many connections with TLS to accept now: one, and where turns are long so many that waiting
-        ones do not wait for longer.
+        """Return how many connections with TLS to accept now: as many as are missing to so many handshakes under way; or
+        else one, and one for each millisecond since the turn before.
 
-        A handshake takes some 45 KiB and 0.3 ms. Those that have begun go on before others begin, or a burst has the
-        memory of all of them at once, which malloc() does not give back.
+        A handshake takes some 45 KiB, which malloc() does not give back. Those of a burst that have begun go on before
+        others begin; but clients that are slow, or say nothing, must not keep the others waiting.
         """
         cdef uint64_t now = uv.uv_now(&self.loop.state.loop)
         cdef uint64_t waited = now - self.handshakes_at if self.handshakes_turn == self.loop.turns - 1 else 0
         self.handshakes_at = now
         self.handshakes_turn = self.loop.turns
-        return <int> min(<uint64_t> self.backlog, 1 + waited // HANDSHAKE_INTERVAL)
+        return max(HANDSHAKES_AT_ONCE - self.loop.handshakes, 1 + <int> min(waited, <uint64_t> self.backlog))
 
     cdef int on_unwatched(self, int status) except -1:
         return self.pause(-status)

@@ -19,9 +19,7 @@ cdef class StreamFeed(FastProtocol):
     cdef:
         # The StreamReaderProtocol that it takes data for.
         object protocol
-        # How many attributes it had at first: with more, methods may have been replaced on the instance. And which of
-        # them is the reference to the reader.
-        Py_ssize_t usual_attributes
+        # Which of its attributes is the reference to the reader.
         Py_ssize_t reference_place
 
     cdef int feed(self, const char* data, Py_ssize_t size) except -1

@@ -29,7 +29,7 @@ from loopfast.includes.python cimport (
     PyVectorcall_Call, iternextfunc, propagate, vectorcallfunc,
 )
 from loopfast.includes.stop cimport lf_forget_value, lf_stop_iteration
-from loopfast.includes.threads cimport lf_load_count, lf_load_number, lf_store_count, lf_store_number
+from loopfast.includes.threads cimport lf_load_number, lf_store_number
 from loopfast.transports.base cimport FastProtocol, NativeTransport
 
 cdef object CFuture = asyncio.Future
@@ -63,8 +63,6 @@ cdef tuple QUALIFIED_NAMES = (
     "StreamReader.read", "StreamReader.readexactly", "StreamReader.readuntil", "StreamReader.readline",
     "StreamWriter.drain",
 )
-# How many a protocol with a callback has, once one was seen.
-cdef Py_ssize_t usual_protocol_attributes = -1
 # The methods of a reader that its other methods call.
 cdef tuple INNER_METHODS = tuple(map(sys.intern, (
     "feed_data", "exception", "_wakeup_waiter", "_maybe_resume_transport", "_wait_for_data", "readuntil",
@@ -80,6 +78,26 @@ cdef dict original_methods = {
     kind: {name: getattr(kind, name) for name in dir(kind) if callable(getattr(kind, name)) and name[:2] != "__"}
     for kind in (InheritedReader, InheritedProtocol, InheritedWriter)
 }
+
+
+cdef bint is_asyncios(object function) except -1:
+    """Return True if *function* is asyncio's own. What was put in its place before this import is not."""
+    for module, neighbour in ((asyncio.streams, asyncio.streams.FlowControlMixin),
+                              (asyncio.protocols, asyncio.BaseProtocol)):
+        if getattr(function, "__globals__", None) is vars(module):
+            return function.__code__.co_filename == neighbour.connection_lost.__code__.co_filename
+    return False
+
+
+cdef bint find_patches() except -1:
+    for methods in original_methods.values():
+        for method in methods.values():
+            if not is_asyncios(method):
+                return True
+    return False
+
+
+cdef bint were_patched = find_patches()
 
 
 def use_classes(reader, protocol, writer):
@@ -98,7 +116,7 @@ cpdef bint may_be_fast(LoopCore loop) except -1:
 
 
 cdef inline bint classes_are_plain() except -1:
-    """Return True if asyncio's classes are as they were when this module was imported."""
+    """Return True if the classes are as asyncio made them."""
     cdef unsigned int* known = versions
     cdef unsigned int reader = lf_load_number(&known[0])
     cdef unsigned int protocol = lf_load_number(&known[1])
@@ -114,6 +132,8 @@ cdef inline unsigned int version_of(object kind) noexcept:
 
 
 cdef bint compare_classes() except -1:
+    if were_patched:
+        return False
     for kind, methods in original_methods.items():
         for name, method in methods.items():
             if getattr(kind, name, None) is not method:
@@ -142,10 +162,7 @@ cdef FastProtocol feed_for(LoopCore loop, object protocol):
     protocol.__class__ = Protocol
     feed = StreamFeed.__new__(StreamFeed)
     feed.protocol = protocol
-    feed.usual_attributes = len(attributes)
     feed.reference_place = list(attributes).index(READER_REFERENCE)
-    if protocol._client_connected_cb is not None:
-        lf_store_count(&usual_protocol_attributes, len(attributes))
     return feed
 
 
@@ -236,7 +253,7 @@ cdef class StreamFeed(FastProtocol):
         cdef PyObject* found = NULL
         cdef PyObject* waiter
         cdef Py_ssize_t filled
-        if len(attributes) == self.usual_attributes or DATA_RECEIVED not in attributes:
+        if DATA_RECEIVED not in attributes:
             reference = <object> attribute(attributes, self.reference_place, READER_REFERENCE)
             reader = None if reference is None else reference()
             state = state_of(reader)
@@ -612,7 +629,7 @@ cdef bint has_drained(object writer) except -1:
         return False
     attributes = attributes_of(protocol)
     return (attribute(attributes, 1, PAUSED) == Py_False and attribute(attributes, 3, CONNECTION_LOST) == Py_False
-            and (len(attributes) == lf_load_count(&usual_protocol_attributes) or DRAIN_HELPER not in attributes))
+            and DRAIN_HELPER not in attributes)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods

@@ -164,15 +164,19 @@ cdef SocketStream accepted_transport(
 
 
 @cython.final
+@cython.no_gc_clear
 @cython.freelist(16)
 cdef class AcceptedSocket:
-    """A connection that a server has accepted and nobody serves yet: closed with this object. Not for direct use."""
+    """A connection that a server has accepted and nobody serves yet: closed with this object, which lives as long as the
+    handshake. Not for direct use."""
 
     def __cinit__(self):
         self.fd = -1
 
     def __dealloc__(self):
         self.close()
+        if self.loop is not None:
+            self.loop.handshakes -= 1
 
     cdef void close(self) noexcept:
         if self.fd >= 0:
@@ -202,6 +206,7 @@ cdef AcceptedSocket accepted_socket(
     accepted.length = length
     accepted.peer = peer[0]
     accepted.loop = loop
+    loop.handshakes += 1
     accepted.server = server
     accepted.local_name = local_name
     return accepted

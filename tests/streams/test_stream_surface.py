@@ -87,7 +87,7 @@ CLASSES = {name: getattr(asyncio, name) for name in ("StreamReader", "StreamRead
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_a_servers_streams_have_their_class_from_the_beginning(loop, monkeypatch, kind):
+async def test_a_servers_streams_have_their_class_from_the_beginning(loop, loop_kind, monkeypatch, kind):
     """Another one later makes a second copy of the attributes, a fifth of an idle connection."""
     made = []
     for each in CLASSES.values():
@@ -100,6 +100,32 @@ async def test_a_servers_streams_have_their_class_from_the_beginning(loop, monke
     async with listening(kind) as connect:
         reader, writer, _ = await connect()
         assert made == [type(reader), type(writer.transport.get_protocol()), type(writer)]
+        assert (made == [*CLASSES.values()]) == (loop_kind == "asyncio")
+
+
+async def test_a_factory_whose_code_has_no_hash(loop):
+    def factory():
+        return asyncio.Protocol()
+
+    factory.__code__ = factory.__code__.replace(co_consts=(*factory.__code__.co_consts, []))
+    server = await loop.create_server(factory, LOCALHOST, 0)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_patched_instances_with_attributes_gone_or_added(loop):
+    async with stream() as (reader, writer, peer):
+        protocol = writer.transport.get_protocol()
+        del protocol._strong_reader
+        with mock.patch.object(protocol, "data_received") as received:
+            peer.send(b"a")
+            await until(lambda: received.called)
+        protocol.tag = 1
+    async with stream() as (reader, writer, peer):
+        protocol = writer.transport.get_protocol()
+        with mock.patch.object(protocol, "_drain_helper", mock.AsyncMock()) as helper:
+            await writer.drain()
+            assert helper.await_count == 1
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -135,15 +161,42 @@ async def test_a_connection_made_that_is_replaced_while_a_server_runs(loop):
             assert seen == [writer.transport]
 
 
+PATCHES_BEFORE_THE_IMPORT = {
+    "wrapped": "lambda self, *args: told(self, *args)",
+    "partialmethod": "functools.partialmethod(told)",
+    "in its module": "in_module()",
+}
+
+
+@pytest.mark.parametrize("patch", PATCHES_BEFORE_THE_IMPORT)
 @pytest.mark.parametrize(
-    "wrapper", ["lambda self, transport: plain(self, transport)", "functools.partialmethod(plain)"]
+    "name",
+    [
+        "StreamReader.readline",
+        "StreamReader.feed_data",
+        "StreamWriter.drain",
+        "StreamReaderProtocol.connection_made",
+        "StreamReaderProtocol.data_received",
+    ],
 )
-def test_asyncio_was_patched_before_the_import(loop_kind, wrapper):
+def test_asyncio_was_patched_before_the_import(loop_kind, name, patch):
+    kind, _, method = name.partition(".")
     program = f"""
     import functools
     assert "loopfast" not in sys.modules
-    plain = asyncio.StreamReaderProtocol.connection_made
-    asyncio.StreamReaderProtocol.connection_made = {wrapper}
+    plain = asyncio.{name}
+
+    def told(self, *args):
+        print("called")
+        return plain(self, *args)
+
+    def in_module():
+        # A default and a name of asyncio.streams, where it seems to belong.
+        names = vars(asyncio.streams)
+        exec("def {method}(self, *args, say=print, plain={name}): return say('called') or plain(self, *args)", names)
+        return names.pop("{method}")
+
+    asyncio.{name} = {PATCHES_BEFORE_THE_IMPORT[patch]}
 
     async def echo(reader, writer):
         writer.write(await reader.readline())
@@ -159,7 +212,8 @@ def test_asyncio_was_patched_before_the_import(loop_kind, wrapper):
 
     run(main())
     """
-    assert run_program(loop_kind, program) == "b'line\\n'\n"
+    said = run_program(loop_kind, program).splitlines()
+    assert said[-1] == "b'line\\n'" and "called" in said
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # asyncio leaves the accepted socket to the collector

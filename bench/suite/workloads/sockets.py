@@ -139,10 +139,10 @@ async def udp(loop: Loop, listener: socket.socket) -> Any:
 )
 @server(
     "idle.tls",
-    "memory of an idle TLS 1.3 connection, Protocol, 4,000 open",
+    "memory of an idle TLS 1.3 connection, Protocol, 2,000 open",
     protocol="tls",
     size=64,
-    connections=4000,
+    connections=2000,
     idle=True,
 )
 @server("accept.tls", "TLS 1.3 handshake, 64 B echoed, reset by the client", protocol="tls", size=64, fresh=True)
