@@ -108,8 +108,8 @@ cdef class Listener(UVPoll):
         return 0
 
     cdef int handshakes_due(self) noexcept:
-        """Return how many connections with TLS to accept now: as many as are missing to so many handshakes under way; or
-        else one, and one for each millisecond since the turn before.
+        """Return how many connections with TLS to accept now: as many as are missing to that many handshakes; or else
+        one, and one for each millisecond since the turn before.
 
         A handshake takes some 45 KiB, which malloc() does not give back. Those of a burst that have begun go on before
         others begin; but clients that are slow, or say nothing, must not keep the others waiting.

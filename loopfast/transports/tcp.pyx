@@ -167,8 +167,8 @@ cdef SocketStream accepted_transport(
 @cython.no_gc_clear
 @cython.freelist(16)
 cdef class AcceptedSocket:
-    """A connection that a server has accepted and nobody serves yet: closed with this object, which lives as long as the
-    handshake. Not for direct use."""
+    """A connection that a server has accepted and nobody serves yet: closed with this object, which lives as long as
+    the handshake. Not for direct use."""
 
     def __cinit__(self):
         self.fd = -1
