@@ -80,13 +80,15 @@ cdef class Listener(UVPoll):
         cdef sockaddr_storage address
         cdef int length = 0
         cdef int fd
-        cdef int remaining = self.backlog
+        cdef int due = self.backlog
+        cdef int remaining
         cdef int accepted = 0
         if self.loop.deferring:
             self.defer()
             return 0
         if self.tls is not None:
-            remaining = min(remaining, self.handshakes_due())
+            due = min(due, self.handshakes_due())
+        remaining = due
         if self.comes_singly and self.looked_once != self.loop.turns - 1:
             self.looked_once = self.loop.turns
             remaining = 1
@@ -104,7 +106,7 @@ cdef class Listener(UVPoll):
             else:
                 self.report_error(-fd, "Accepting a connection failed")
                 break
-        self.comes_singly = accepted == 1
+        self.comes_singly = accepted == 1 and due > 1
         return 0
 
     cdef int handshakes_due(self) noexcept:

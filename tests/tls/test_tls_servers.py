@@ -72,11 +72,11 @@ async def test_handshakes_of_a_burst_do_not_begin_all_at_once(loop, contexts):
             counts = [accepted for accepted, _ in turns]
             # It may look for one at first, where one came last.
             assert 63 <= max(counts) <= 64
-            # Then one, and one for each millisecond, in which libuv counts.
+            # Then one, and one for each millisecond, by the kernel's coarse clock: it may be some ticks behind.
             done = 0
             for (_, before), (accepted, this) in itertools.pairwise([(0, 0), *turns]):
                 if done >= 64:
-                    assert accepted <= 1 + (before + this) // 0.001 + 1
+                    assert accepted <= 1 + (before + this) // 0.001 + 10
                 done += accepted
 
 
