@@ -85,7 +85,8 @@ cdef bint is_asyncios(object function) except -1:
     for module, neighbour in ((asyncio.streams, asyncio.streams.FlowControlMixin),
                               (asyncio.protocols, asyncio.BaseProtocol)):
         if getattr(function, "__globals__", None) is vars(module):
-            return function.__code__.co_filename == neighbour.connection_lost.__code__.co_filename
+            source = getattr(neighbour.connection_lost, "__code__", None)
+            return source is not None and function.__code__.co_filename == source.co_filename
     return False
 
 
