@@ -86,7 +86,7 @@ def _look_like(ours: type, theirs: type) -> None:
     for name, method in vars(ours).items():
         if callable(method):
             method.__doc__ = getattr(theirs, name).__doc__
-            method.__qualname__ = getattr(theirs, name).__qualname__
+            method.__qualname__ = getattr(getattr(theirs, name), "__qualname__", method.__qualname__)
     ours.__doc__ = theirs.__doc__
     ours.__name__, ours.__qualname__, ours.__module__ = theirs.__name__, theirs.__qualname__, theirs.__module__
 
