@@ -12,18 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from loopfast._run import new_event_loop
 
 __all__ = ["install", "uninstall"]
 
 _Function = Callable[..., Any]
-
-
-class _Change(Protocol):
-    def apply(self) -> None: ...
-    def undo(self) -> None: ...
 
 
 class _Policy:
@@ -198,8 +193,8 @@ def _gunicorn_asgi_setup(previous: _Function) -> _Function:
     return _setup_event_loop
 
 
-def _make_changes() -> list[_Change]:
-    changes: list[_Change] = []
+def _make_changes() -> list[_Policy | _Attribute | _AfterImport]:
+    changes: list[_Policy | _Attribute | _AfterImport] = []
     from loopfast._policy import event_loop_policy_class, policy_function
 
     get_policy, set_policy = policy_function("get_event_loop_policy"), policy_function("set_event_loop_policy")
@@ -225,7 +220,7 @@ def _make_changes() -> list[_Change]:
 
 
 _lock = threading.RLock()
-_changes: list[_Change] = []
+_changes: list[_Policy | _Attribute | _AfterImport] = []
 _installed = False
 
 

@@ -51,7 +51,7 @@ cdef dict KINDS = {int(kind): kind for kind in socket.SocketKind}
 # With others the resolver has errors that libuv does not know.
 cdef int KNOWN_FLAGS = 0
 for _name in ("PASSIVE", "CANONNAME", "NUMERICHOST", "NUMERICSERV", "V4MAPPED", "ALL", "ADDRCONFIG"):
-    KNOWN_FLAGS |= getattr(socket, "AI_" + _name, 0)
+    KNOWN_FLAGS |= <int> getattr(socket, "AI_" + _name, 0)
 del _name
 
 

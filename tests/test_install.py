@@ -385,6 +385,24 @@ def test_importing_is_light_and_changes_nothing() -> None:
     assert facts["unchanged"] is True
 
 
+def test_importing_seldom_waits_for_itself() -> None:
+    """Each extension module asks for those that it uses; for one that is there, CPython would ask in Python whether
+    this thread is still importing the package (includes/imports.h)."""
+    facts = run_program(
+        """
+        import asyncio, importlib._bootstrap, json
+        waits, wait = [], importlib._bootstrap._lock_unlock_module
+        def count(name):
+            waits.append(name)
+            return wait(name)
+        importlib._bootstrap._lock_unlock_module = count
+        import loopfast
+        print(json.dumps({"waits": len(waits)}))
+        """
+    )
+    assert 0 < facts["waits"] < 50  # 17; it was ten times as many
+
+
 # --- uvicorn ----------------------------------------------------------------------------------------------------
 
 

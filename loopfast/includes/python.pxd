@@ -3,6 +3,10 @@
 
 from cpython.object cimport PyObject
 
+cdef extern from "imports.h":
+    # Makes it cheap to ask for a module that is there.
+    pass
+
 cdef extern from "Python.h":
     ctypedef struct PyThreadState:
         pass
