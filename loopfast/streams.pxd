@@ -2,7 +2,7 @@
 
 from cpython.object cimport PyObject
 
-from loopfast.core cimport LoopCore
+from loopfast.core cimport LoopCore, flag
 from loopfast.includes.python cimport vectorcallfunc
 from loopfast.transports.base cimport FastProtocol
 
@@ -30,17 +30,18 @@ cdef class StreamCall:
         # The reader, or for DRAIN the writer; its attributes.
         object stream
         dict state
-        int kind
+        # One of the above; a stream that waits has one of these objects, so they are small.
+        unsigned char kind
+        flag is_inherited
+        # It has waited before.
+        flag resumed
+        flag started
+        flag finished
         # Bytes to be read, or the separator.
         Py_ssize_t size
         object argument
         # What it waits for: a future's iterator, or asyncio's own coroutine, which does the rest.
         object iterator
-        bint is_inherited
-        # It has waited before.
-        bint resumed
-        bint started
-        bint finished
         # UNTIL and LINE: where in the buffer no separator begins before.
         Py_ssize_t searched
 
@@ -51,7 +52,7 @@ cdef class StreamCall:
     cdef int attempt_until(self, dict state, bytearray buffer, PyObject** result) except -1
     cdef int overrun(self, dict state, bytearray buffer, str text, Py_ssize_t consumed) except -1
     cdef int fail(self) except -1
-    cdef int wait(self, dict state) except -1
+    cdef int wait(self, dict state, bytearray buffer) except -1
     cdef int inherit(self) except -1
     cdef int stop_waiting(self) noexcept
     cdef void finish(self) noexcept

@@ -20,7 +20,7 @@ from libc.string cimport memcpy
 
 from loopfast.core cimport LoopCore
 from loopfast.includes.awaiting cimport throw_here, throw_into
-from loopfast.includes.buffer cimport lf_empty_bytearray
+from loopfast.includes.buffer cimport lf_borrow_memory, lf_empty_bytearray, lf_lend_memory
 from loopfast.includes.python cimport (
     PY_VECTORCALL_ARGUMENTS_OFFSET, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_False, Py_INCREF, Py_None,
     Py_TPFLAGS_HAVE_VECTORCALL, Py_TPFLAGS_METHOD_DESCRIPTOR, Py_TYPE, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
@@ -265,6 +265,7 @@ cdef class StreamFeed(FastProtocol):
             return 0
         buffer = <bytearray> found
         filled = PyByteArray_GET_SIZE(buffer)
+        lf_borrow_memory(found)
         PyByteArray_Resize(buffer, filled + size)
         memcpy(PyByteArray_AS_STRING(buffer) + filled, data, size)
         waiter = attribute(state, WAITER_PLACE, WAITER)
@@ -488,7 +489,7 @@ cdef class StreamCall:
     cdef int attempt_read(self, dict state, bytearray buffer, PyObject** result) except -1:
         if (PyByteArray_GET_SIZE(buffer) == 0 and not self.resumed
                 and attribute(state, EOF_PLACE, EOF) == Py_False):
-            return self.wait(state)
+            return self.wait(state, buffer)
         result[0] = take(state, buffer, self.size)
         return 0
 
@@ -497,7 +498,7 @@ cdef class StreamCall:
             result[0] = take(state, buffer, self.size)
             return 0
         if attribute(state, EOF_PLACE, EOF) == Py_False:
-            return self.wait(state)
+            return self.wait(state, buffer)
         partial = bytes(buffer)
         buffer.clear()
         raise IncompleteReadError(partial, self.argument)
@@ -522,7 +523,7 @@ cdef class StreamCall:
             result[0] = take(state, buffer, found + length)
             return 0
         if attribute(state, EOF_PLACE, EOF) == Py_False:
-            return self.wait(state)
+            return self.wait(state, buffer)
         partial = bytes(buffer)
         buffer.clear()
         if self.kind == LINE:
@@ -547,7 +548,7 @@ cdef class StreamCall:
             resume(state)
         raise ValueError(text)
 
-    cdef int wait(self, dict state) except -1:
+    cdef int wait(self, dict state, bytearray buffer) except -1:
         """Begin to wait: ``_wait_for_data()`` up to its await."""
         loop = <object> attribute(state, LOOP_PLACE, LOOP)
         if attribute(state, WAITER_PLACE, WAITER) != Py_None or not isinstance(loop, LoopCore):
@@ -557,6 +558,7 @@ cdef class StreamCall:
         waiter = (<LoopCore> loop).new_future()
         PyDict_SetItem(state, WAITER, waiter)
         self.iterator = iter(waiter)
+        lf_lend_memory(<PyObject*> buffer)
         return 0
 
     cdef int inherit(self) except -1:

@@ -35,13 +35,32 @@ static inline int lf_plain_buffer(PyObject *obj, char **base, Py_ssize_t *size)
     return 0;
 }
 
+/* From 3.15 on the memory of a bytearray is a bytes object. Without the GIL any thread may look at it. */
+#if PY_VERSION_HEX < 0x030F0000 && !defined(Py_GIL_DISABLED)
+#define LF_KEEPS_MEMORY 1
+#else
+#define LF_KEEPS_MEMORY 0
+#endif
+
+/* Of a bytearray: memory that is kept, in bytes; and how many of them may lie aside. */
+#define LF_LITTLE_MEMORY 2048
+#define LF_SPARE_MEMORIES 128
+
+#if LF_KEEPS_MEMORY
+static struct {
+    char *start;
+    Py_ssize_t size;
+} lf_spare_memory[LF_SPARE_MEMORIES];
+static int lf_spare_memories;
+#endif
+
 /* Empties the exact bytearray `obj`. Its memory stays for what comes next if that is little: a stream's buffer is filled and
    emptied for each message. Returns -1 with an exception set where `obj` has exports. */
 static inline int lf_empty_bytearray(PyObject *obj)
 {
-#if PY_VERSION_HEX < 0x030F0000 && !defined(Py_GIL_DISABLED)
+#if LF_KEEPS_MEMORY
     PyByteArrayObject *array = (PyByteArrayObject *) obj;
-    if (array->ob_exports == 0 && array->ob_alloc > 0 && array->ob_alloc <= 2048) {
+    if (array->ob_exports == 0 && array->ob_alloc > 0 && array->ob_alloc <= LF_LITTLE_MEMORY) {
         array->ob_start = array->ob_bytes;
         array->ob_start[0] = '\0';
         Py_SET_SIZE((PyVarObject *) array, 0);
@@ -49,6 +68,46 @@ static inline int lf_empty_bytearray(PyObject *obj)
     }
 #endif
     return PyByteArray_Resize(obj, 0);
+}
+
+/* Lays the memory of the exact bytearray `obj` aside if it is empty: its stream waits, perhaps for ever, and the next one that
+   gets data can use it. */
+static inline void lf_lend_memory(PyObject *obj)
+{
+#if LF_KEEPS_MEMORY
+    PyByteArrayObject *array = (PyByteArrayObject *) obj;
+    if (Py_SIZE(obj) > 0 || array->ob_exports > 0 || array->ob_alloc <= 1)
+        return;
+    if (lf_spare_memories == LF_SPARE_MEMORIES || array->ob_alloc > LF_LITTLE_MEMORY) {
+        /* CPython gives memory back when the size changes. */
+        if (PyByteArray_Resize(obj, 1) < 0 || PyByteArray_Resize(obj, 0) < 0)
+            PyErr_Clear();
+        return;
+    }
+    lf_spare_memory[lf_spare_memories].start = array->ob_bytes;
+    lf_spare_memory[lf_spare_memories].size = array->ob_alloc;
+    lf_spare_memories++;
+    array->ob_bytes = array->ob_start = NULL;
+    array->ob_alloc = 0;
+#else
+    (void) obj;
+#endif
+}
+
+/* Gives the exact bytearray `obj` memory that lies aside, if it has none. */
+static inline void lf_borrow_memory(PyObject *obj)
+{
+#if LF_KEEPS_MEMORY
+    PyByteArrayObject *array = (PyByteArrayObject *) obj;
+    if (array->ob_alloc > 0 || array->ob_exports > 0 || lf_spare_memories == 0)
+        return;
+    lf_spare_memories--;
+    array->ob_bytes = array->ob_start = lf_spare_memory[lf_spare_memories].start;
+    array->ob_alloc = lf_spare_memory[lf_spare_memories].size;
+    array->ob_start[0] = '\0';
+#else
+    (void) obj;
+#endif
 }
 
 #endif

@@ -10,6 +10,7 @@ import copy
 import gc
 import inspect
 import os
+import random
 import socket
 import struct
 import sys
@@ -567,6 +568,46 @@ async def test_asyncios_own_attributes_can_be_set(loop):
         await task
         writer._reader = None
         await writer.drain()
+
+
+async def test_who_waits_keeps_no_memory(loop):
+    """What a stream's buffer took serves the next one; more streams than memories that may lie aside."""
+    least = sys.getsizeof(bytearray()) + 1  # asyncio's own buffer keeps one byte
+    chance = random.Random(5)
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(stream()) for _ in range(150)]
+        readers, _, peers = zip(*streams, strict=True)
+        for size in (1000, 1, 1500, 5000):
+            sent = [chance.randbytes(chance.randint(1, size)) for _ in streams]
+            tasks = [loop.create_task(readers[k].readexactly(len(sent[k]) + 1)) for k in range(len(streams))]
+            await settle()
+            assert max(sys.getsizeof(reader._buffer) for reader in readers) <= least
+            for peer, data in zip(peers, sent, strict=True):
+                peer.send(data)
+            await until(lambda sent=sent: [reader._buffer for reader in readers] == sent)
+            for peer in peers:
+                peer.send(b"!!")
+            assert await asyncio.gather(*tasks) == [data + b"!" for data in sent]
+            tasks = [loop.create_task(reader.readexactly(2)) for reader in readers]
+            for peer in peers:
+                peer.send(b"?")
+            assert await asyncio.gather(*tasks) == [b"!?"] * len(streams)
+
+
+async def test_memory_goes_to_no_buffer_that_is_held(loop):
+    async with stream() as (reader, _, peer), stream() as (other, _, other_peer):
+        for each, end in ((reader, peer), (other, other_peer)):
+            task = loop.create_task(each.read(100))
+            end.send(b"x" * 90)
+            assert await task == b"x" * 90
+        task = loop.create_task(reader.read(10))
+        await settle()
+        with memoryview(reader._buffer) as view:
+            assert bytes(view) == b""
+            other_peer.send(b"y" * 80)
+            assert await other.read(100) == b"y" * 80
+        peer.send(b"abc")
+        assert await task == b"abc"
 
 
 async def test_somebody_holds_the_buffer(loop):
