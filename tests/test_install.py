@@ -397,10 +397,10 @@ def test_importing_seldom_waits_for_itself() -> None:
             return wait(name)
         importlib._bootstrap._lock_unlock_module = count
         import loopfast
-        print(json.dumps({"waits": len(waits)}))
+        print(json.dumps({"waits": waits.count("loopfast")}))
         """
     )
-    assert 0 < facts["waits"] < 50  # 17; it was ten times as many
+    assert 0 < facts["waits"] < 80  # 17, and 40 on 3.14; it was 171
 
 
 # --- uvicorn ----------------------------------------------------------------------------------------------------
