@@ -11,16 +11,15 @@ from asyncio import IncompleteReadError, InvalidStateError, LimitOverrunError
 from types import CoroutineType, MethodType
 
 cimport cython
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_CheckExact
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem
 from cpython.object cimport PyObject
 from cpython.sequence cimport PySequence_DelSlice
-from libc.string cimport memcpy
 
 from loopfast.core cimport LoopCore
 from loopfast.includes.awaiting cimport throw_here, throw_into
-from loopfast.includes.buffer cimport lf_borrow_memory, lf_empty_bytearray, lf_lend_memory
+from loopfast.includes.buffer cimport lf_append_bytes, lf_empty_bytearray, lf_lend_memory
 from loopfast.includes.python cimport (
     PY_VECTORCALL_ARGUMENTS_OFFSET, PYGEN_ERROR, PYGEN_NEXT, Py_DECREF, Py_False, Py_INCREF, Py_None,
     Py_TPFLAGS_HAVE_VECTORCALL, Py_TPFLAGS_METHOD_DESCRIPTOR, Py_TYPE, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
@@ -253,7 +252,6 @@ cdef class StreamFeed(FastProtocol):
         cdef dict state = None
         cdef PyObject* found = NULL
         cdef PyObject* waiter
-        cdef Py_ssize_t filled
         if DATA_RECEIVED not in attributes:
             reference = <object> attribute(attributes, self.reference_place, READER_REFERENCE)
             reader = None if reference is None else reference()
@@ -264,14 +262,11 @@ cdef class StreamFeed(FastProtocol):
             self.protocol.data_received(data[:size])
             return 0
         buffer = <bytearray> found
-        filled = PyByteArray_GET_SIZE(buffer)
-        lf_borrow_memory(found)
-        PyByteArray_Resize(buffer, filled + size)
-        memcpy(PyByteArray_AS_STRING(buffer) + filled, data, size)
+        lf_append_bytes(found, data, size)
         waiter = attribute(state, WAITER_PLACE, WAITER)
         if waiter != Py_None:
             wake(state, <object> waiter)
-        if (is_over_limit(state, filled + size) and attribute(state, PAUSED_PLACE, PAUSED) == Py_False
+        if (is_over_limit(state, PyByteArray_GET_SIZE(buffer)) and attribute(state, PAUSED_PLACE, PAUSED) == Py_False
                 and attribute(state, TRANSPORT_PLACE, TRANSPORT) != Py_None):
             pause(state)
         return 0

@@ -4,6 +4,7 @@
 #define LOOPFAST_BUFFER_H
 
 #include <Python.h>
+#include <string.h>
 
 /* Returns 1 and stores the memory of `obj` if it is an exact bytearray or a plain writable memoryview; else 0. The caller holds
    a reference to `obj`, keeps the GIL, and runs no Python code while it uses the memory. */
@@ -79,9 +80,12 @@ static inline void lf_lend_memory(PyObject *obj)
     if (Py_SIZE(obj) > 0 || array->ob_exports > 0 || array->ob_alloc <= 1)
         return;
     if (lf_spare_memories == LF_SPARE_MEMORIES || array->ob_alloc > LF_LITTLE_MEMORY) {
-        /* CPython gives memory back when the size changes. */
-        if (PyByteArray_Resize(obj, 1) < 0 || PyByteArray_Resize(obj, 0) < 0)
+        /* CPython gives memory back when the size changes, which may take memory. */
+        if (PyByteArray_Resize(obj, 1) < 0 || PyByteArray_Resize(obj, 0) < 0) {
             PyErr_Clear();
+            Py_SET_SIZE((PyVarObject *) array, 0);
+            array->ob_start[0] = '\0';
+        }
         return;
     }
     lf_spare_memory[lf_spare_memories].start = array->ob_bytes;
@@ -94,20 +98,30 @@ static inline void lf_lend_memory(PyObject *obj)
 #endif
 }
 
-/* Gives the exact bytearray `obj` memory that lies aside, if it has none. */
-static inline void lf_borrow_memory(PyObject *obj)
+/* Appends to the exact bytearray `obj`, whose memory stays as large as it is. Returns -1 with an exception set where `obj` has
+   exports or there is no memory. */
+static inline int lf_append_bytes(PyObject *obj, const char *data, Py_ssize_t size)
 {
+    Py_ssize_t filled = Py_SIZE(obj);
 #if LF_KEEPS_MEMORY
     PyByteArrayObject *array = (PyByteArrayObject *) obj;
-    if (array->ob_alloc > 0 || array->ob_exports > 0 || lf_spare_memories == 0)
-        return;
-    lf_spare_memories--;
-    array->ob_bytes = array->ob_start = lf_spare_memory[lf_spare_memories].start;
-    array->ob_alloc = lf_spare_memory[lf_spare_memories].size;
-    array->ob_start[0] = '\0';
-#else
-    (void) obj;
+    if (array->ob_exports == 0 && array->ob_alloc == 0 && lf_spare_memories > 0) {
+        lf_spare_memories--;
+        array->ob_bytes = array->ob_start = lf_spare_memory[lf_spare_memories].start;
+        array->ob_alloc = lf_spare_memory[lf_spare_memories].size;
+        array->ob_start[0] = '\0';
+    }
+    if (array->ob_exports == 0 && array->ob_alloc - (array->ob_start - array->ob_bytes) - filled > size) {
+        memcpy(array->ob_start + filled, data, (size_t) size);
+        array->ob_start[filled + size] = '\0';
+        Py_SET_SIZE((PyVarObject *) array, filled + size);
+        return 0;
+    }
 #endif
+    if (PyByteArray_Resize(obj, filled + size) < 0)
+        return -1;
+    memcpy(PyByteArray_AS_STRING(obj) + filled, data, (size_t) size);
+    return 0;
 }
 
 #endif

@@ -8,7 +8,7 @@
 
 #include <Python.h>
 
-/* As CPython itself sees whether a module has run to its end; what has no such mark is left to CPython. */
+/* As CPython itself sees whether a module has run to its end; what has no such mark is left to CPython. -1: an exception. */
 static inline int lf_is_imported(PyObject *module)
 {
     PyObject *spec = PyObject_GetAttrString(module, "__spec__");
@@ -17,8 +17,12 @@ static inline int lf_is_imported(PyObject *module)
 
     Py_XDECREF(running);
     Py_XDECREF(spec);
+    if (running != NULL)
+        return done;
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+        return -1;
     PyErr_Clear();
-    return done;
+    return 0;
 }
 
 /* As PyImport_ImportModule(). */
@@ -26,15 +30,20 @@ static inline PyObject *lf_import_module(const char *name)
 {
     PyObject *key = PyUnicode_FromString(name);
     PyObject *module;
+    int done = 0;
 
     if (key == NULL)
         return NULL;
     module = PyImport_GetModule(key);
     Py_DECREF(key);
-    if (module != NULL && lf_is_imported(module))
+    if (module != NULL)
+        done = lf_is_imported(module);
+    else if (PyErr_Occurred())
+        return NULL;
+    if (done > 0)
         return module;
     Py_XDECREF(module);
-    return PyErr_Occurred() ? NULL : PyImport_ImportModule(name);
+    return done < 0 ? NULL : PyImport_ImportModule(name);
 }
 
 /* For the C code that Cython writes, which is below this. */

@@ -594,6 +594,52 @@ async def test_who_waits_keeps_no_memory(loop):
             assert await asyncio.gather(*tasks) == [b"!?"] * len(streams)
 
 
+def test_a_wait_that_gets_no_memory_adds_no_byte(loop_kind):
+    """More streams wait than memories may lie aside; each of the next meets a failing allocation of its own."""
+    program = """
+    import _testcapi, asyncio, socket
+
+    async def main():
+        streams = []
+        for _ in range(150):
+            mine, peer = socket.socketpair()
+            streams.append((*await asyncio.open_connection(sock=mine), peer))
+            peer.send(b"z" * 60)
+        for reader, _, _ in streams:
+            await reader.readexactly(60)
+        waiting = [asyncio.create_task(reader.read(100)) for reader, _, _ in streams[:130]]
+        await asyncio.sleep(0)
+        got, calls = set(), []
+        for starved, (reader, _, peer) in enumerate(streams[130:]):
+            call = reader.read(100)
+            try:
+                _testcapi.set_nomemory(starved, starved + 1)
+                try:
+                    call.send(None)
+                finally:
+                    _testcapi.remove_mem_hooks()
+            except MemoryError:
+                got.add("MemoryError")
+            else:
+                calls.append((call, reader, peer))
+        for call, reader, peer in calls:
+            peer.send(b"hello")
+            while not reader._buffer.endswith(b"hello"):
+                await asyncio.sleep(0)
+            try:
+                call.send(None)
+            except StopIteration as stop:
+                got.add(stop.value.decode())
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        print(*sorted(got))
+
+    run(main())
+    """
+    assert run_program(loop_kind, program).split() in (["MemoryError", "hello"], ["hello"])
+
+
 async def test_memory_goes_to_no_buffer_that_is_held(loop):
     async with stream() as (reader, _, peer), stream() as (other, _, other_peer):
         for each, end in ((reader, peer), (other, other_peer)):
