@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,24 @@ def make_certificate(folder: Path) -> None:
     )
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
     subprocess.run([*command.split(), *files], check=True, capture_output=True)
+
+
+def begin(command: list[str], text: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start *command* with *text* as its input, in a session of its own."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(text)
+    process.stdin.close()
+    process.stdin = None
+    return process
 
 
 class Problem:
@@ -102,37 +121,26 @@ class Faults:
             "warm_up": 0 if scenario in FRESH else 2,
             **plan,
         }
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "program.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "LD_PRELOAD": self.preloaded,
-                "PYTHONHASHSEED": "0",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-        )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(plan))
-        process.stdin.close()
-        process.stdin = None
-        return process
+        environment = {
+            "LD_PRELOAD": self.preloaded,
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        return begin([sys.executable, str(HERE / "program.py")], json.dumps(plan), environment)
 
     @property
     def preloaded(self) -> str:
         """What is to be loaded first: the shim, behind what this process has (a sanitizer wants to be the first)."""
         return " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(self.shim))))
 
-    def finished(self, process: subprocess.Popen[str]) -> tuple[Any, list[dict[str, Any]], str]:
+    def finished(self, process: subprocess.Popen[str], limit: float = LIMIT) -> tuple[Any, list[dict[str, Any]], str]:
         """Exit status, what the program said and what it wrote when it died."""
         try:
-            out, err = process.communicate(timeout=LIMIT)
+            out, err = process.communicate(timeout=limit)
             status: Any = process.returncode
         except subprocess.TimeoutExpired:
-            process.kill()
+            # With the children that hold its pipes: CPython's own fork() hangs in the child if it gets no memory there.
+            os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
             status = "no end"
         return status, [json.loads(line) for line in out.splitlines() if line.startswith("{")], err

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
-from faults import LASTS, Faults, Problem
+from faults import LASTS, Faults, Problem, begin
 from scenarios import FRESH, SCENARIOS
 
 # Of each scenario, the calls that fail, and with what.
@@ -45,6 +46,13 @@ FOUND = [
     ("watching", "stat", "EACCES"),
     ("whole_files", "ftruncate", "EINTR"),
 ]
+
+
+def test_a_child_that_hangs_holds_nobody_up(faults: Faults) -> None:
+    """It has the pipes of the program, which has ended."""
+    program = "import os, time; os.fork() or time.sleep(600)"
+    status, said, err = faults.finished(begin([sys.executable, "-c", program], "", {}), limit=1)
+    assert (status, said, err) == ("no end", [], "")
 
 
 @pytest.mark.parametrize(("scenario", "call", "error"), FOUND)
