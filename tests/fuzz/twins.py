@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -319,7 +320,12 @@ class Peer:
                 self.world.note(self.subject, *(("data", data) if data else ("eof",)))
 
     def shutdown(self) -> None:
-        self.sock.shutdown(socket.SHUT_WR)
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            # The connection is over. Whether it is for the kernel depends on what was under way when this end was lost.
+            if exc.errno != errno.ENOTCONN:
+                raise
 
     def close(self) -> None:
         self.rest()
