@@ -117,8 +117,8 @@ class Loop(BaseLoop):
             raise RuntimeError(f"{self!r} runs already: run() cannot be called from a callback")
         self._sweep()
         wakeup = self._listen_for_interrupts() if mode != RunMode.NOWAIT else None
-        self._runner = _base._get_ident()
         try:
+            self._runner = _base._get_ident()
             again = bool(lib.uv_run(pointer, mode))
         finally:
             self._runner = None
@@ -160,12 +160,12 @@ class Loop(BaseLoop):
         """Let Python's signal handlers run, and so KeyboardInterrupt be raised, while libuv waits."""
         if not signal.getsignal(signal.SIGINT) or not _is_main_thread():
             return None
-        if self._interrupts is None:
-            try:
+        try:
+            if self._interrupts is None:
                 self._interrupts = _Interrupts(self)
-            except OSError:  # no descriptors are left, or somebody closed one that this loop watches
-                return None
-        self._interrupts.start()
+            self._interrupts.start()
+        except OSError:  # no descriptors are left, or somebody closed one that this loop watches
+            return None
         return self._interrupts
 
     # ------------------------------------------------------------------------------------------------- closing
@@ -188,11 +188,12 @@ class Loop(BaseLoop):
         open_handles = [cell for cell in self._cells.values() if not cell.closing]
         if open_handles or self._requests or self._foreign_handles():
             raise OSError(errno.EBUSY, f"{os.strerror(errno.EBUSY)}: {self._describe_busy()}")
-        interrupts, self._interrupts = self._interrupts, None
-        if interrupts is not None:
-            interrupts.close()
+        if self._interrupts is not None:
+            self._interrupts.close()
         self._run_quietly(lib.UV_RUN_NOWAIT)
-        del interrupts
+        if self._interrupts is not None:
+            _known_to_libuv.discard(self._interrupts)
+            self._interrupts = None
         if self._cells or self._requests:  # a close callback has made them
             self._raise_errors()
             raise OSError(errno.EBUSY, f"{os.strerror(errno.EBUSY)}: {self._describe_busy()}")
@@ -474,30 +475,46 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-class _Interrupts:
-    """Wakes a loop when a signal arrives, so that Python gets to run its handlers. One per loop, in the main thread."""
+#: Whose memory libuv may have.
+_known_to_libuv: set[_Interrupts] = set()
 
-    _base: Any = None
+
+class _Interrupts:
+    """Wakes a loop when a signal arrives, so that Python gets to run its handlers. One per loop, in the main thread.
+
+    Those handlers may raise between any two lines of this class: what was left in the middle is done again.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self.loop = weakref.proxy(loop)
+        self._pointer = loop._pointer
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._poll = ffi.new("uv_poll_t *")
-        self.address = int(ffi.cast("uintptr_t", self._poll))
-        self._previous = -1
-        check(lib.uv_poll_init_socket(loop._pointer, self._poll, self._reader.fileno()))
-        # Now there is something to close.
         self._base = ffi.cast("uv_handle_t *", self._poll)
+        self.address = int(ffi.cast("uintptr_t", self._poll))
         # No reference to this object: the loop must go when its last user does.
         self._token = ffi.new_handle(self)
-        self._poll.data = self._token
-        check(lib.uv_poll_start(self._poll, lib.UV_READABLE, _ON_WAKEUP))
-        lib.uv_unref(self._base)
+        self._previous = -1
+        self._polls = False
 
     def start(self) -> None:
-        self._previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        if not self._polls:
+            _known_to_libuv.add(self)
+            # libuv sets it when it takes the handle.
+            if self._poll.loop == ffi.NULL:
+                check(lib.uv_poll_init_socket(self._pointer, self._poll, self._reader.fileno()))
+            self._poll.data = self._token
+            check(lib.uv_poll_start(self._poll, lib.UV_READABLE, _ON_WAKEUP))
+            lib.uv_unref(self._base)
+            self._polls = True
+        number = self._writer.fileno()
+        if number < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        previous = signal.set_wakeup_fd(number, warn_on_full_buffer=False)
+        if previous != number:
+            self._previous = previous
 
     def stop(self) -> None:
         signal.set_wakeup_fd(self._previous, warn_on_full_buffer=False)
@@ -510,9 +527,9 @@ class _Interrupts:
                 os.write(self._previous, numbers)
 
     def close(self) -> None:
-        """Before the loop closes, which must then run once more. Once."""
-        base, self._base = self._base, None
-        lib.uv_close(base, ffi.NULL)
+        """Before the loop closes, which must then run once more. Again does nothing."""
+        if self._poll.loop != ffi.NULL and not lib.uv_is_closing(self._base):
+            lib.uv_close(self._base, ffi.NULL)
         self._reader.close()
         self._writer.close()
 
