@@ -63,7 +63,6 @@ LEFT_OUT = {
     "uv_req_set_data": "in `lib`; the data of requests is the binding's: use a closure",
     "uv_loop_get_data": "in `lib`; the data of loops is the binding's: give a subclass attributes",
     "uv_loop_set_data": "in `lib`; the data of loops is the binding's: give a subclass attributes",
-    "uv_is_closing": "in `lib`; `Handle.closing` knows without asking",
     "uv_fs_get_type": "an `FSRequest` comes from the function that says it",
     "uv_fs_get_system_error": "in `lib`; the callback gets an `OSError`",
 }

@@ -526,9 +526,12 @@ class _Interrupts:
             if self._previous != -1:
                 os.write(self._previous, numbers)
 
+    def _is_closing(self) -> bool:
+        return bool(lib.uv_is_closing(self._base))
+
     def close(self) -> None:
         """Before the loop closes, which must then run once more. Again does nothing."""
-        if self._poll.loop != ffi.NULL and not lib.uv_is_closing(self._base):
+        if self._poll.loop != ffi.NULL and not self._is_closing():
             lib.uv_close(self._base, ffi.NULL)
         self._reader.close()
         self._writer.close()

@@ -291,7 +291,7 @@ class Tick(Exception):
 
 
 def interrupted(at: int, function: Callable[[], object]) -> bool:
-    """Call *function*, raise at the so many-th line of what listens for interrupts, and return whether it came so far."""
+    """Call *function* and raise at one line of what listens for interrupts; return whether it came so far."""
     lines = 0
 
     def trace(frame: Any, event: str, _: object) -> Any:
