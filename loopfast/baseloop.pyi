@@ -14,6 +14,7 @@ from loopfast.core import LoopCore
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
+def is_in_environment(name: bytes) -> bool: ...
 def is_plain_socket(sock: Any) -> bool: ...
 
 @disjoint_base

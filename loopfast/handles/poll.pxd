@@ -55,10 +55,14 @@ cdef class DescriptorSet(LoopObject):
         # Registered descriptors, and how many of them are the loop's own (they must not keep an idle turn polling).
         int count
         int internal_count
+        # The set of our own, and what watches it once it had a member.
+        int own_fd
         OwnSet own
+        bint uses_own
         bint may_share
 
     cdef int open(self, LoopCore loop) except -1
+    cdef int open_own(self) except -1
     cdef void leave(self) noexcept
     cdef Handle add(self, int fd, int event, Handle handle, bint internal)
     cdef bint remove(self, int fd, int event) except -1

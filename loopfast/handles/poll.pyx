@@ -98,6 +98,28 @@ cdef class UVPoll(UVHandle):
         return 0
 
 
+cdef int made_set() except -1:
+    """Return the descriptor of a new kernel set. Raises OSError."""
+    cdef int set_fd = lf_set_open()
+    if set_fd < 0:
+        raise OSError(-set_fd, os.strerror(-set_fd))
+    return set_fd
+
+
+cdef bint renewed_set(int fd) noexcept:
+    """Put a new set in the place of the set *fd*, which is the parent's; return False if the system has none left."""
+    cdef int set_fd = lf_set_open()
+    if set_fd < 0:
+        return False
+    try:
+        os.dup2(set_fd, fd, inheritable=False)
+    except OSError:
+        lf_close(set_fd)
+        return False
+    lf_close(set_fd)
+    return True
+
+
 @cython.no_gc_clear
 cdef class KernelSet(UVPoll):
     """A kernel set of descriptors, which libuv watches as one descriptor. Not for direct use."""
@@ -107,29 +129,19 @@ cdef class KernelSet(UVPoll):
             self.close_handle()
 
     cdef int open(self, LoopCore loop, int fd) except -1:
-        """Make the set; *fd* is ignored."""
-        cdef int set_fd = lf_set_open()
-        if set_fd < 0:
-            raise OSError(-set_fd, os.strerror(-set_fd))
+        """Take over the set *fd*, or one that is made if that is -1; where this raises, *fd* is still the caller's."""
+        cdef int set_fd = made_set() if fd < 0 else fd
         try:
             UVPoll.open(self, loop, set_fd)
         except BaseException:
-            os.close(set_fd)
+            if fd < 0:
+                lf_close(set_fd)
             raise
         self.keep()
         return 0
 
     cdef bint part_from_parent(self) noexcept:
-        cdef int set_fd = lf_set_open()
-        if set_fd < 0:
-            return False
-        try:
-            os.dup2(set_fd, self.fd, inheritable=False)
-        except OSError:
-            lf_close(set_fd)
-            return False
-        lf_close(set_fd)
-        return True
+        return renewed_set(self.fd)
 
     cdef void close_handle(self) noexcept:
         cdef int fd = self.fd
@@ -200,15 +212,16 @@ def share_set(enabled):
 cdef class DescriptorSet(LoopObject):
     """The descriptors that callbacks wait for. Not for direct use."""
 
+    def __cinit__(self):
+        self.own_fd = -1
+
     def __dealloc__(self):
         self.leave()
         free(self.watches)
 
     cdef int open(self, LoopCore loop) except -1:
-        cdef OwnSet own = OwnSet.__new__(OwnSet)
-        own.open(loop, -1)
-        uv.uv_unref(own.handle)
-        self.own = own
+        # Made at once: later there may be no descriptor left.
+        self.own_fd = made_set()
         self.attach(loop)
         self.keep()
         loop.state.descriptors = <PyObject*> self
@@ -219,21 +232,29 @@ cdef class DescriptorSet(LoopObject):
         self.drop_watches()
         if self.is_attached and self.loop.state != NULL:
             self.loop.state.descriptors = NULL
+        if self.own is not None:
+            self.own.close_handle()
+        elif self.own_fd >= 0:
+            lf_close(self.own_fd)
+        self.own_fd = -1
         self.detach()
 
     cdef void on_loop_close(self) noexcept:
-        self.own.close_handle()
         self.leave()
 
     cdef void on_fork(self) noexcept:
         """Sets of this process's own in the place of the parent's, with the same members."""
         cdef int fd
-        cdef bint has_own = self.own.handle != NULL and self.own.part_from_parent()
+        cdef bint has_own = self.own_fd >= 0 and renewed_set(self.own_fd)
         for fd in range(self.capacity):
             if self.watches[fd].events == 0:
                 continue
             if self.watches[fd].is_shared or has_own:
                 self.change(fd, self.watches[fd].is_shared, 0, self.watches[fd].events)
+        try:
+            self.mark_active()
+        except BaseException as exc:
+            self.loop.fail(exc)
 
     cdef Watch* watch_of(self, int fd) noexcept:
         """The entry of *fd*, NULL if it has none."""
@@ -345,7 +366,8 @@ cdef class DescriptorSet(LoopObject):
         """Tell the kernel; return a negative errno where it refuses."""
         cdef LoopState* state = self.loop.state
         if not shared:
-            return lf_set_change(self.own.fd, fd, before, events)
+            self.uses_own |= events != 0
+            return lf_set_change(self.own_fd, fd, before, events)
         if state == NULL or (events == 0 and uv.lf_loop_watches(&state.loop, fd)):
             # Not ours any more.
             return -EBADF
@@ -377,24 +399,40 @@ cdef class DescriptorSet(LoopObject):
         if status < 0:
             # It was another file under this number, which nobody has removed.
             return
-        status = self.change(fd, False, 0, entry.events)
-        if status < 0:
+        try:
+            status = self.change(fd, False, 0, entry.events)
+            if status < 0:
+                raise OSError(-status, os.strerror(-status))
+            self.mark_active()
+        except Exception as exc:
             try:
                 self.loop.schedule(self.loop.call_exception_handler, {
                     "message": f"Descriptor {fd} cannot be watched for its reader or writer any more",
-                    "exception": OSError(-status, os.strerror(-status)),
+                    "exception": exc,
                 }, NULL)
-            except BaseException as exc:
-                self.loop.fail(exc)
+            except BaseException as failure:
+                self.loop.fail(failure)
 
     cdef int mark_active(self) except -1:
         """Let what users wait for count as something to poll for."""
         if not self.is_attached or self.loop.state == NULL:
             return 0
         self.loop.state.watched = self.count - self.internal_count
-        if self.own.handle == NULL or self.own.events or self.loop.left_to_its_thread(self._mark_active):
+        if not self.uses_own or (self.own is not None and (self.own.handle == NULL or self.own.events)):
             return 0
+        if self.loop.left_to_its_thread(self._mark_active):
+            return 0
+        if self.own is None:
+            self.open_own()
         return self.own.watch(uv.UV_READABLE)
+
+    cdef int open_own(self) except -1:
+        """Have libuv watch the set of our own."""
+        cdef OwnSet own = OwnSet.__new__(OwnSet)
+        own.open(self.loop, self.own_fd)
+        uv.uv_unref(own.handle)
+        self.own = own
+        return 0
 
     def _mark_active(self):
         self.mark_active()

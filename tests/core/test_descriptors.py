@@ -19,7 +19,7 @@ import weakref
 from pathlib import Path
 
 import pytest
-from support import LOCALHOST, Recorder, pattern, settle, transport_and_peer, until
+from support import LOCALHOST, Recorder, open_descriptors, pattern, settle, transport_and_peer, until
 
 from loopfast import uv
 from loopfast.handles.poll import share_set
@@ -673,25 +673,73 @@ def test_a_handle_made_in_a_forked_child(loop, pair, event):
     assert seen == [event]
 
 
+@pytest.mark.loopfast_only("asyncio has one kernel set")
+async def test_watching_takes_no_descriptor(loop, pair):
+    before = open_descriptors()
+    loop.add_reader(pair[0], print)
+    poll = uv.Poll(uv.Loop.of(loop), pair[0])
+    poll.start(print, uv.PollEvent.WRITABLE)
+    loop.add_writer(pair[1], print)
+    assert open_descriptors() == before
+    loop.remove_reader(pair[0])
+    loop.remove_writer(pair[1])
+    poll.close()
+    await settle()
+    assert open_descriptors() == before
+
+
+@contextlib.contextmanager
+def no_descriptor_left():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_the_first_reader_with_no_descriptor_left(loop, pair):
+    seen = []
+    with no_descriptor_left():
+        loop.add_reader(pair[0], seen.append, "reader")
+    pair[1].send(b"x")
+    await until(lambda: seen)
+    loop.remove_reader(pair[0])
+
+
+@pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
+@pytest.mark.parametrize("first", ["add_reader", "Poll"])
+async def test_the_first_descriptor_watched_twice_with_no_descriptor_left(loop, pair, first):
+    seen = []
+    poll = uv.Poll(uv.Loop.of(loop), pair[0])
+    with no_descriptor_left():
+        if first == "add_reader":
+            loop.add_reader(pair[0], seen.append, "reader")
+        poll.start(lambda *arguments: seen.append("poll"), uv.PollEvent.READABLE)
+        if first == "Poll":
+            loop.add_reader(pair[0], seen.append, "reader")
+        pair[1].send(b"x")
+        await until(lambda: {"reader", "poll"} <= set(seen))
+    loop.remove_reader(pair[0])
+    poll.close()
+    await settle()
+
+
 @pytest.mark.loopfast_only("loopfast.uv runs on loopfast's loops")
 async def test_no_descriptor_is_left_for_what_libuv_watches_too(loop, pair):
     base = uv.Loop.of(loop)
     seen = []
     loop.add_reader(pair[0], seen.append, "reader")
     other = uv.Poll(base, pair[1])
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
-    try:
+    with no_descriptor_left():
         poll = uv.Poll(base, pair[0])
         poll.start(lambda *arguments: seen.append("poll"), uv.PollEvent.READABLE)
         other.start(lambda *arguments: None, uv.PollEvent.WRITABLE)
         loop.add_reader(pair[1], seen.append, "other")
         pair[1].send(b"x")
         await until(lambda: {"reader", "poll"} <= set(seen))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     loop.remove_reader(pair[1])
     poll.close()
     other.close()

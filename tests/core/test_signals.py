@@ -60,6 +60,17 @@ async def test_several_signals(loop):
         loop.remove_signal_handler(number)
 
 
+@pytest.mark.loopfast_only("asyncio's pair of sockets is full after some hundred signals, and the others are lost")
+async def test_thousands_of_signals_in_one_callback(loop):
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+    for _ in range(5_000):
+        kill()
+    await until(lambda: len(seen) >= 5_000)
+    assert len(seen) == 5_000
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
 async def test_a_signal_wakes_a_sleeping_loop(loop):
     seen = loop.create_future()
     loop.add_signal_handler(signal.SIGUSR1, seen.set_result, "woke")

@@ -21,7 +21,7 @@ CALLS = {
     "names": {"pthread_create": "EAGAIN", "eventfd": "EMFILE"},
     "sendfile": {"dup": "EMFILE", "sendfile": "EIO", "getsockopt": "ENOBUFS"},
     "sock_sendfile": {"sendfile": "EINTR", "epoll_create1": "EMFILE"},
-    "signals": {"socketpair": "EMFILE", "recv": "EINTR", "epoll_wait": "EINTR"},
+    "signals": {"read": "EIO", "epoll_pwait": "EINTR"},
     "threads": {"pthread_create": "EAGAIN", "epoll_pwait": "EINTR"},
     "sockets": {"recv": "ECONNRESET", "send": "EPIPE", "epoll_ctl": "ENOMEM", "realloc": "ENOMEM"},
     "readers": {"epoll_ctl": "ENOMEM", "epoll_wait": "EBADF", "realloc": "ENOMEM"},
