@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 from loopfast._executors import wrap_work
 from loopfast._statistics import REMEMBERED, LoopStatistics, SlowCallback, describe_slow, name_call
 from loopfast._streams import use_fast_streams, with_fast_streams
-from loopfast.baseloop import BaseLoop, is_in_environment, is_plain_socket
+from loopfast.baseloop import BaseLoop, PipeEnd, is_in_environment, is_plain_socket, open_pipe
 from loopfast.census import take_census
 from loopfast.dns import look_up
 from loopfast.scheduling import install_fast_methods
@@ -130,51 +130,14 @@ _FAMILY_OF, _TYPE_OF, _PROTO_OF = (
 )
 
 
-class _PipeEnd:
-    """One end of a pipe that does not block. io.FileIO is that, too, and is made in ten times the time."""
-
-    __slots__ = ("_fd",)
-
-    def __init__(self) -> None:
-        self._fd = -1
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def read(self, size: int) -> bytes:
-        try:
-            return os.read(self._fd, size)
-        except BlockingIOError:
-            return b""
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    __del__ = close
-
-
-def _make_pipe() -> tuple[Any, Any]:
-    """Return the ends to read and to write of a pipe that does not block; on Windows, where signals need one, sockets.
-
-    Raises:
-        OSError: there are no descriptors left.
-    """
+def _self_pipe() -> tuple[PipeEnd, PipeEnd] | tuple[socket.socket, socket.socket]:
+    """Return the ends to read and to write. Raises OSError."""
     if sys.platform == "win32":
-        ours, handlers = socket.socketpair()
-        ours.setblocking(False)
-        handlers.setblocking(False)
-        return ours, handlers
-    # There before the pipe is, so that nothing can fail that leaves it open.
-    reading, writing = _PipeEnd(), _PipeEnd()
-    if sys.platform == "linux":
-        reading._fd, writing._fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    else:
-        reading._fd, writing._fd = os.pipe()
-        os.set_blocking(reading._fd, False)
-        os.set_blocking(writing._fd, False)
-    return reading, writing
+        ends = socket.socketpair()
+        for end in ends:
+            end.setblocking(False)
+        return ends
+    return open_pipe()
 
 
 def _is_address(family: int, host: str) -> bool:
@@ -430,10 +393,12 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     # Python's C-level signal handler writes to the "self-pipe", which wakes a sleeping loop; the handlers themselves
     # run where Python runs them, or are dispatched by asyncio's own code from what is read. The pipe is made on first
     # use. It is one, where asyncio has a pair of sockets: made in half the time, and full after 65,536 signals instead
-    # of a few hundred.
+    # of a few hundred. On Windows signals need sockets.
 
-    _ssock: Any
-    _csock: _PipeEnd | socket.socket | None
+    _ssock: PipeEnd | socket.socket | None
+    _csock: PipeEnd | socket.socket | None
+    #: The process that made it.
+    _pipe_process: int
 
     def _make_self_pipe(self) -> None:
         self._ssock = self._csock = None
@@ -441,21 +406,30 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
 
     def _open_self_pipe(self) -> int:
         if self._csock is None:
-            ours, handlers = _make_pipe()
+            ours, handlers = _self_pipe()
             try:
                 self._add_internal_reader(ours.fileno(), self._read_from_self)
             except BaseException:
                 ours.close()
                 handlers.close()
                 raise
-            self._ssock, self._csock = ours, handlers
+            self._ssock, self._csock, self._pipe_process = ours, handlers, os.getpid()
+        elif self._pipe_process != os.getpid():
+            self._part_self_pipe()
         return self._csock.fileno()
 
-    if sys.platform != "win32":
-
-        def _read_from_self(self) -> None:
-            while data := self._ssock.read(4096):
-                self._process_self_data(data)  # type: ignore[attr-defined]
+    def _part_self_pipe(self) -> None:
+        """In a forked child: a pipe of its own under the parent's numbers, or each would get signals of the other."""
+        assert self._ssock is not None and self._csock is not None
+        ours, handlers = _self_pipe()
+        number = self._ssock.fileno()
+        self.remove_reader(number)
+        os.dup2(ours.fileno(), number, inheritable=False)
+        os.dup2(handlers.fileno(), self._csock.fileno(), inheritable=False)
+        ours.close()
+        handlers.close()
+        self._add_internal_reader(number, self._read_from_self)
+        self._pipe_process = os.getpid()
 
     def _close_self_pipe(self) -> None:
         if self._csock is None:

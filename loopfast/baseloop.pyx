@@ -10,14 +10,16 @@ import socket
 import sys
 from asyncio.log import logger
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from libc.stdlib cimport getenv
 
 from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopObject
+from loopfast.errors cimport system_error
 from loopfast.handles.poll cimport DescriptorSet, Watch
-from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_is_connected
+from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_is_connected, lf_open_pipe, lf_read, lf_write
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_XDECREF, PyContext_Copy, PyDescr_NewMethod, PyDict_SetItemString,
     PyMethodDef, PyObject_Vectorcall, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTupleObject, PyType_Modified, PyTypeObject,
@@ -88,6 +90,61 @@ cdef object make_future(BaseLoop loop):
 def is_in_environment(const char* name) -> bool:
     """Return True if the environment variable *name*, as bytes, is set: ``os.environ`` without the time it takes."""
     return getenv(name) != NULL
+
+
+cdef class PipeEnd:
+    """One end of the loop's self-pipe, with those methods of a socket that are used of it."""
+
+    cdef int fd
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            lf_close_socket(self.fd)
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once it is closed."""
+        return self.fd
+
+    def recv(self, Py_ssize_t size) -> bytes:
+        """Return up to *size* bytes. Raises BlockingIOError if there are none, another OSError where reading fails."""
+        cdef bytes data
+        cdef Py_ssize_t n
+        if size < 0:
+            raise ValueError(f"negative size: {size}")
+        data = PyBytes_FromStringAndSize(NULL, size)
+        n = lf_read(self.fd, PyBytes_AS_STRING(data), size)
+        if n < 0:
+            raise system_error(<int> n)
+        return data[:n]
+
+    def send(self, bytes data not None) -> int:
+        """Write *data*, and return how many bytes there was room for. Raises OSError."""
+        cdef Py_ssize_t n = lf_write(self.fd, PyBytes_AS_STRING(data), len(data))
+        if n < 0:
+            raise system_error(<int> n)
+        return n
+
+    def close(self):
+        """Close the descriptor. Again does nothing."""
+        cdef int fd = self.fd
+        self.fd = -1
+        if fd >= 0:
+            lf_close_socket(fd)
+
+
+def open_pipe() -> tuple:
+    """Return the ends of a new pipe that does not block, a `PipeEnd` to read and one to write. Raises OSError."""
+    cdef PipeEnd reading = PipeEnd.__new__(PipeEnd), writing = PipeEnd.__new__(PipeEnd)
+    cdef tuple ends = (reading, writing)
+    cdef int fds[2]
+    cdef int status = lf_open_pipe(fds)
+    if status < 0:
+        raise system_error(status)
+    reading.fd, writing.fd = fds[0], fds[1]
+    return ends
 
 
 def is_plain_socket(sock) -> bool:

@@ -58,11 +58,10 @@ cdef class DescriptorSet(LoopObject):
         # The set of our own, and what watches it once it had a member.
         int own_fd
         OwnSet own
-        bint uses_own
         bint may_share
 
     cdef int open(self, LoopCore loop) except -1
-    cdef int open_own(self) except -1
+    cdef int use_own(self) except -1
     cdef void leave(self) noexcept
     cdef Handle add(self, int fd, int event, Handle handle, bint internal)
     cdef bint remove(self, int fd, int event) except -1

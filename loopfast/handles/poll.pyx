@@ -249,12 +249,13 @@ cdef class DescriptorSet(LoopObject):
         for fd in range(self.capacity):
             if self.watches[fd].events == 0:
                 continue
+            if not self.watches[fd].is_shared:
+                try:
+                    self.use_own()
+                except BaseException as exc:
+                    self.loop.fail(exc)
             if self.watches[fd].is_shared or has_own:
                 self.change(fd, self.watches[fd].is_shared, 0, self.watches[fd].events)
-        try:
-            self.mark_active()
-        except BaseException as exc:
-            self.loop.fail(exc)
 
     cdef Watch* watch_of(self, int fd) noexcept:
         """The entry of *fd*, NULL if it has none."""
@@ -310,10 +311,12 @@ cdef class DescriptorSet(LoopObject):
         if old == NULL:
             return False
         slot[0] = NULL
-        self.set_events(fd, entry.events & ~event)
         handle = <Handle> old
         Py_DECREF(old)
-        (<Handle> handle).do_cancel()
+        try:
+            self.set_events(fd, entry.events & ~event)
+        finally:
+            (<Handle> handle).do_cancel()
         return True
 
     cdef int set_events(self, int fd, int events) except -1:
@@ -323,6 +326,9 @@ cdef class DescriptorSet(LoopObject):
         self.loop.own_after_fork()
         if before == 0:
             self.watches[fd].is_shared = self.can_share(fd)
+        if events and not before & ~events and not self.watches[fd].is_shared:
+            # Nothing is taken away, which must not fail.
+            self.use_own()
         status = self.change(fd, self.watches[fd].is_shared, before, events)
         if status < 0 and events & ~before:
             raise OSError(-status, os.strerror(-status))
@@ -366,7 +372,6 @@ cdef class DescriptorSet(LoopObject):
         """Tell the kernel; return a negative errno where it refuses."""
         cdef LoopState* state = self.loop.state
         if not shared:
-            self.uses_own |= events != 0
             return lf_set_change(self.own_fd, fd, before, events)
         if state == NULL or (events == 0 and uv.lf_loop_watches(&state.loop, fd)):
             # Not ours any more.
@@ -400,10 +405,10 @@ cdef class DescriptorSet(LoopObject):
             # It was another file under this number, which nobody has removed.
             return
         try:
+            self.use_own()
             status = self.change(fd, False, 0, entry.events)
             if status < 0:
                 raise OSError(-status, os.strerror(-status))
-            self.mark_active()
         except Exception as exc:
             try:
                 self.loop.schedule(self.loop.call_exception_handler, {
@@ -418,24 +423,29 @@ cdef class DescriptorSet(LoopObject):
         if not self.is_attached or self.loop.state == NULL:
             return 0
         self.loop.state.watched = self.count - self.internal_count
-        if not self.uses_own or (self.own is not None and (self.own.handle == NULL or self.own.events)):
+        if self.own is None or self.own.handle == NULL or self.own.events:
             return 0
         if self.loop.left_to_its_thread(self._mark_active):
             return 0
-        if self.own is None:
-            self.open_own()
         return self.own.watch(uv.UV_READABLE)
-
-    cdef int open_own(self) except -1:
-        """Have libuv watch the set of our own."""
-        cdef OwnSet own = OwnSet.__new__(OwnSet)
-        own.open(self.loop, self.own_fd)
-        uv.uv_unref(own.handle)
-        self.own = own
-        return 0
 
     def _mark_active(self):
         self.mark_active()
+
+    cdef int use_own(self) except -1:
+        """Have libuv watch the set of our own, which is about to have a member."""
+        cdef OwnSet own
+        if self.own is not None or self.loop.left_to_its_thread(self._use_own):
+            return 0
+        own = OwnSet.__new__(OwnSet)
+        own.open(self.loop, self.own_fd)
+        uv.uv_unref(own.handle)
+        self.own = own
+        return own.watch(uv.UV_READABLE)
+
+    def _use_own(self):
+        if self.own_fd >= 0:
+            self.use_own()
 
     cdef int on_ready(self, int fd, int events) except -1:
         cdef Watch* entry = self.watch_of(fd)

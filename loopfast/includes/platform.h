@@ -86,6 +86,22 @@ static inline long long lf_write(int fd, const char *data, size_t size) {
 }
 #endif
 
+/* Both ends of a new pipe, neither of which blocks or is inherited: to read, to write. 0 or a negated errno. */
+#if defined(_WIN32)
+static inline int lf_open_pipe(int ends[2]) { (void)ends; return -ENOSYS; }
+#elif defined(__linux__)
+static inline int lf_open_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0 ? -errno : 0; }
+#else
+static inline int lf_open_pipe(int ends[2]) {
+    if (pipe(ends) < 0) return -errno;
+    for (int i = 0; i < 2; i++) {
+        (void)fcntl(ends[i], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(ends[i], F_SETFL, O_NONBLOCK);
+    }
+    return 0;
+}
+#endif
+
 /* Let the pipe `fd` hold `after` bytes if it holds `before`. Returns whether it does now: it may be no pipe, and the
    kernel may refuse. */
 static inline int lf_resize_pipe(int fd, int before, int after) {

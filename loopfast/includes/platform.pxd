@@ -16,6 +16,7 @@ cdef extern from "platform.h" nogil:
 
     Py_ssize_t lf_read(int fd, char* buffer, size_t size)
     Py_ssize_t lf_write(int fd, const char* data, size_t size)
+    int lf_open_pipe(int* ends)
     bint lf_resize_pipe(int fd, int before, int after)
 
     enum:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from unittest import mock
 
 import pytest
-from support import kill_when_asleep, program, run_program, until
+from support import kill_when_asleep, open_descriptors, program, run_program, until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Unix signals")
 
@@ -68,6 +70,68 @@ async def test_thousands_of_signals_in_one_callback(loop):
         kill()
     await until(lambda: len(seen) >= 5_000)
     assert len(seen) == 5_000
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_signals_while_the_functions_of_os_are_replaced(loop_factory):
+    """As a file system in memory replaces them, for tests."""
+    before = open_descriptors()
+    seen = []
+    with mock.patch("os.read", return_value=b"data"), mock.patch("os.close"), mock.patch("os.pipe2"):
+        loop = loop_factory()
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+        loop.call_soon(kill)
+        loop.run_until_complete(until(lambda: seen))
+        loop.close()
+    assert seen == [1]
+    assert open_descriptors() == before
+
+
+async def test_waking_the_loop_with_its_private_socket(loop):
+    """Programs are known to do so."""
+    thread = threading.Thread(target=lambda: loop._csock.send(b"\0"))
+    woken = asyncio.Event()
+    process = loop._process_self_data
+    loop._process_self_data = lambda data: (process(data), woken.set())
+    thread.start()
+    await woken.wait()
+    thread.join()
+    with pytest.raises(BlockingIOError):
+        loop._ssock.recv(1)
+
+
+@pytest.mark.loopfast_only("asyncio's loop is woken by no signal in a forked child")
+def test_signals_of_a_forked_child_are_its_own(loop):
+    """Both run the same loop, and each signal waits for the child's answer to the one before."""
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+    loop.run_until_complete(asyncio.sleep(0))
+    answers, answer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+
+            async def respond():
+                for number in range(20):
+                    os.write(answer, b"x")
+                    await until(lambda number=number: len(seen) > number)
+
+            loop.run_until_complete(asyncio.wait_for(respond(), 10))
+            os._exit(0)
+        os._exit(1)
+    os.close(answer)
+
+    async def send():
+        answered = asyncio.Queue()
+        loop.add_reader(answers, lambda: answered.put_nowait(os.read(answers, 1)))
+        while await answered.get():
+            os.kill(child, signal.SIGUSR1)
+        loop.remove_reader(answers)
+
+    loop.run_until_complete(send())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert seen == []
+    os.close(answers)
     loop.remove_signal_handler(signal.SIGUSR1)
 
 

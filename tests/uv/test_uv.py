@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
+import gc
 import os
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
 import threading
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -110,6 +114,62 @@ def test_walk_lists_the_handles_cython_made() -> None:
                 await asyncio.sleep(0)
 
     run(main())
+
+
+def kernel_sets() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            if "[eventpoll]" in os.readlink(f"/proc/self/fd/{name}"):
+                found.add(int(name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for epoll sets")
+def test_a_kernel_set_that_cannot_be_watched(tmp_path: Path) -> None:
+    """What the kernel refuses, say for want of memory, it may refuse for long: all else works meanwhile."""
+    others = kernel_sets()
+    loop = loopfast.new_event_loop()
+    reports: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: reports.append(context))
+    one, other = socket.socketpair()
+    loop.add_reader(one, print)
+
+    def called() -> None:
+        pass
+
+    gone = weakref.ref(called)
+    loop.add_reader(other, called)
+    base = uv.Loop.of(loop)
+    # The loop's own set, for what libuv watches, too. libuv cannot watch a file.
+    (own,) = kernel_sets() - others - {base.backend_fd()}
+    with open(tmp_path / "file", "wb") as file:
+        os.dup2(file.fileno(), own, inheritable=False)
+    poll = uv.Poll(base, one)
+    poll.start(lambda *_: None, uv.PollEvent.READABLE)
+    with pytest.raises(PermissionError):
+        loop.add_writer(one, print)
+    assert loop.remove_writer(one) is False
+    del called
+    assert loop.remove_reader(other) is True
+    gc.collect()
+    assert gone() is None
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert [type(context["exception"]) for context in reports] == [PermissionError]
+    with pytest.raises(PermissionError):
+        loop.add_reader(one, print)
+    with select.epoll() as made:
+        os.dup2(made.fileno(), own, inheritable=False)
+    loop.add_reader(one, loop.stop)
+    other.send(b"x")
+    loop.run_forever()
+    assert loop.remove_reader(one) is True
+    poll.close()
+    loop.close()
+    assert loop.is_closed()
+    one.close()
+    other.close()
 
 
 def test_a_timer_made_here_fires_inside_the_asyncio_loop() -> None:
