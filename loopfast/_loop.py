@@ -395,10 +395,8 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
     # use. It is one, where asyncio has a pair of sockets: made in half the time, and full after 65,536 signals instead
     # of a few hundred. On Windows signals need sockets.
 
-    _ssock: PipeEnd | socket.socket | None
-    _csock: PipeEnd | socket.socket | None
-    #: The process that made it.
-    _pipe_process: int
+    _ssock: Any
+    _csock: Any
 
     def _make_self_pipe(self) -> None:
         self._ssock = self._csock = None
@@ -413,23 +411,21 @@ class Loop(BaseLoop, asyncio.SelectorEventLoop):
                 ours.close()
                 handlers.close()
                 raise
-            self._ssock, self._csock, self._pipe_process = ours, handlers, os.getpid()
-        elif self._pipe_process != os.getpid():
+            self._ssock, self._csock = ours, handlers
+        elif isinstance(self._csock, PipeEnd) and self._csock.is_inherited():
             self._part_self_pipe()
-        return self._csock.fileno()
+        number: int = self._csock.fileno()
+        return number
 
     def _part_self_pipe(self) -> None:
         """In a forked child: a pipe of its own under the parent's numbers, or each would get signals of the other."""
-        assert self._ssock is not None and self._csock is not None
-        ours, handlers = _self_pipe()
+        ours, handlers = open_pipe()
         number = self._ssock.fileno()
         self.remove_reader(number)
-        os.dup2(ours.fileno(), number, inheritable=False)
-        os.dup2(handlers.fileno(), self._csock.fileno(), inheritable=False)
-        ours.close()
-        handlers.close()
+        self._ssock.replace(ours)
         self._add_internal_reader(number, self._read_from_self)
-        self._pipe_process = os.getpid()
+        # The last step: where one before it fails, the next run begins anew.
+        self._csock.replace(handlers)
 
     def _close_self_pipe(self) -> None:
         if self._csock is None:

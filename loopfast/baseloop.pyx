@@ -19,7 +19,9 @@ from loopfast.callbacks cimport Handle
 from loopfast.core cimport LoopCore, LoopObject
 from loopfast.errors cimport system_error
 from loopfast.handles.poll cimport DescriptorSet, Watch
-from loopfast.includes.platform cimport LF_READ, LF_WRITE, lf_is_connected, lf_open_pipe, lf_read, lf_write
+from loopfast.includes.platform cimport (
+    LF_READ, LF_WRITE, lf_is_connected, lf_move_descriptor, lf_open_pipe, lf_process, lf_read, lf_write,
+)
 from loopfast.includes.python cimport (
     METH_FASTCALL, METH_KEYWORDS, Py_INCREF, Py_XDECREF, PyContext_Copy, PyDescr_NewMethod, PyDict_SetItemString,
     PyMethodDef, PyObject_Vectorcall, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTupleObject, PyType_Modified, PyTypeObject,
@@ -96,9 +98,12 @@ cdef class PipeEnd:
     """One end of the loop's self-pipe, with those methods of a socket that are used of it."""
 
     cdef int fd
+    # The process that made it.
+    cdef int process
 
     def __cinit__(self):
         self.fd = -1
+        self.process = lf_process()
 
     def __dealloc__(self):
         if self.fd >= 0:
@@ -126,6 +131,18 @@ cdef class PipeEnd:
         if n < 0:
             raise system_error(<int> n)
         return n
+
+    def is_inherited(self) -> bool:
+        """Return True in a forked child of the process that made it."""
+        return self.process != lf_process()
+
+    def replace(self, PipeEnd other not None):
+        """Put *other* under the number of this one, and close it. Raises OSError."""
+        cdef int status = lf_move_descriptor(other.fd, self.fd)
+        if status < 0:
+            raise system_error(status)
+        other.fd = -1
+        self.process = other.process
 
     def close(self):
         """Close the descriptor. Again does nothing."""

@@ -102,6 +102,20 @@ static inline int lf_open_pipe(int ends[2]) {
 }
 #endif
 
+/* Put the file of `from` under the number `to`, not to be inherited, and free `from`. 0, or a negated errno and nothing done. */
+#if defined(_WIN32)
+static inline int lf_move_descriptor(int from, int to) { (void)from; (void)to; return -ENOSYS; }
+static inline int lf_process(void) { return (int)GetCurrentProcessId(); }
+#else
+static inline int lf_move_descriptor(int from, int to) {
+    if (dup2(from, to) < 0) return -errno;
+    (void)fcntl(to, F_SETFD, FD_CLOEXEC);
+    (void)close(from);
+    return 0;
+}
+static inline int lf_process(void) { return (int)getpid(); }
+#endif
+
 /* Let the pipe `fd` hold `after` bytes if it holds `before`. Returns whether it does now: it may be no pipe, and the
    kernel may refuse. */
 static inline int lf_resize_pipe(int fd, int before, int after) {

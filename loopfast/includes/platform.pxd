@@ -17,6 +17,8 @@ cdef extern from "platform.h" nogil:
     Py_ssize_t lf_read(int fd, char* buffer, size_t size)
     Py_ssize_t lf_write(int fd, const char* data, size_t size)
     int lf_open_pipe(int* ends)
+    int lf_move_descriptor(int source, int to)
+    int lf_process()
     bint lf_resize_pipe(int fd, int before, int after)
 
     enum:

@@ -356,7 +356,8 @@ class Served:
         if what == "byte":
             self.loop.call_later(1, setattr, Echo, "spoil", True)
         elif what == "descriptor":
-            self.loop.call_later(1, lambda: self.kept.append(socket.socket()))
+            # At once, while there are descriptors to be had.
+            self.kept.append(socket.socket())
         elif what == "report":
             self.loop.call_later(1, lambda: 1 / 0)
         elif what == "stall":
