@@ -156,7 +156,7 @@ cdef class LoopCore(LoopBuffers):
     cdef public object _default_executor, _executor_shutdown_called, _exception_handler, _task_factory
     cdef public object _asyncgens, _asyncgens_shutdown_called, _old_agen_hooks
     cdef public object _coroutine_origin_tracking_enabled, _coroutine_origin_tracking_saved_depth
-    cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets
+    cdef public object _ssock, _csock, _signal_handlers, _transports, _unix_server_sockets, _watcher
     # What our own Python half stores on it.
     cdef public object _previous_wakeup_fd, _installed_meanwhile, _pidfds, _pipes, _upgrading, _slow_calls, _slow_sample
     cdef public object _endpoint, _executor_chosen
