@@ -447,13 +447,14 @@ async def test_on_an_accepted_connection_of_a_server(loop, contexts):
             super().data_received(data)
             if self.data == b"STARTTLS\r\n":
                 self.task = asyncio.ensure_future(self.secure())
-            elif data.startswith(b"HELO"):
-                self.transport.write(b"hello")
 
         async def secure(self):
             # start_tls() stops reading before the peer can answer this.
             self.transport.write(b"ready\r\n")
             await upgrade(contexts, "server", self.transport, self)
+            # What comes with the end of the handshake, data_received() has before start_tls() returns.
+            await until(lambda: self.data.endswith(b"HELO"))
+            self.transport.write(b"hello")
 
     async with serving(Server) as (_, address):
         with socket.create_connection(address) as sock:
