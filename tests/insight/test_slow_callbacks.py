@@ -11,8 +11,9 @@ from support import Recorder, datagram_endpoint, settle, transport_and_peer, unt
 
 pytestmark = pytest.mark.loopfast_only("asyncio's loops have no statistics")
 
-#: Seconds that a callback is slow from in these tests, and how long a slow one takes.
-LIMIT, LONG = 0.02, 0.03
+#: Seconds that a callback is slow from in these tests, and how long a slow one takes. A shared machine stops for some
+#: tens of milliseconds now and then, and what runs just then is slow: far above that the counts are certain.
+LIMIT, LONG = 0.2, 0.21
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_none_without_a_slow_one(loop):
 
 
 def test_sleep_is_no_stall(loop):
-    loop.run_until_complete(asyncio.sleep(4 * LIMIT))
+    loop.run_until_complete(asyncio.sleep(2 * LIMIT))
     statistics = loop.statistics()
     assert statistics.idle_time > LIMIT
     assert statistics.slow_callbacks == statistics.stalls == 0
