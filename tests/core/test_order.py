@@ -185,9 +185,7 @@ async def test_a_reply_does_not_wait_for_a_timer_that_is_due_soon(loop, pair):
 
     transport, _ = await loop.create_connection(Echo, sock=near)
     in_time = 0
-    # A machine that stops for half a millisecond is late by itself, now and then; a loop that
-    # waits is, always.
-    for _ in range(1000):
+    for _ in range(20):
         seen = loop.create_future()
 
         def begin(seen=seen):
@@ -204,10 +202,9 @@ async def test_a_reply_does_not_wait_for_a_timer_that_is_due_soon(loop, pair):
             await asyncio.sleep(0.001)
             reply = receive()
         assert reply == b"x"
-        if in_time == 10:
-            break
     transport.close()
-    assert in_time == 10
+    # A machine that stops for half a millisecond is late by itself; a loop that waits is, always.
+    assert in_time >= 10
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")

@@ -155,8 +155,6 @@ class OtherEnd:
             return
         kind, value = self.damage
         before, after = data[:at], data[at:]
-        moves = kind in ("insert", "drop", "repeat") and self.offset > 0
-        self.is_shifted = moves or (kind == "flip" and is_in_record_length(data, at))
         match kind:
             case "flip":
                 self.queue += before + bytes([after[0] ^ 1 << value]) + after[1:]
@@ -172,8 +170,6 @@ class OtherEnd:
                 self.is_silent = True
 
     cut = ""
-    # Keys, random as they are, may now be where the length of a record should be.
-    is_shifted = False
 
     def send(self) -> None:
         while self.queue and not self.ended:
@@ -213,16 +209,8 @@ class OtherEnd:
                 self.end("reset" if name == "reset" else "closed")
 
 
-def is_in_record_length(records: bytes, at: int) -> bool:
-    """Whether byte *at* is of the length in the header of one of *records*."""
-    begin = 0
-    while begin + 5 <= at:
-        begin += 5 + int.from_bytes(records[begin + 3 : begin + 5], "big")
-    return at - begin in (3, 4)
-
-
 def history(kind: str, contexts: Contexts, side: str, version: str, damage: Any, piece: int, steps: Any) -> Any:
-    """Do it all on one loop; return the logs, and whether what came was shifted."""
+    """Do it all on one loop; return the logs."""
     before = open_descriptors()
     world = World(kind)
     loop = world.loop
@@ -262,16 +250,17 @@ def history(kind: str, contexts: Contexts, side: str, version: str, damage: Any,
             world.note("end", name, outcome(operation, protocol, argument))
         world.drain()
     if protocol.transport is not None:
+        # The end of the other one is kept for resume_reading() where nothing is read, and close() waits for that.
+        held = other.ended and not is_lost(world) and not protocol.transport.is_reading()
         # asyncio's code forgets the connection at a second close(), and abort() does nothing then.
         if not protocol.transport.is_closing():
             protocol.transport.close()
         world.drain()
-        if is_silent:
+        if is_silent and not held:
             # It closes within its time, whatever the other end does.
             world.wait(gone(world))
-        if not is_lost(world):
-            # It would, as soon as the time is over. Where the other end resets what does not read, asyncio's code never
-            # tells the end.
+        elif not is_lost(world):
+            # It would, as soon as the time is over, or with resume_reading().
             world.note("end", "waits")
             protocol.transport.abort()
     world.drain()
@@ -282,9 +271,11 @@ def history(kind: str, contexts: Contexts, side: str, version: str, damage: Any,
     left = open_descriptors() - before
     assert not left, f"{kind}: descriptors left open: {left}"
     logs = dict(world.logs)
-    if damage != NOTHING:
-        logs = {subject: [without_reason(entry) for entry in log] for subject, log in logs.items()}
-    return logs, other.is_shifted
+    return (
+        logs
+        if damage == NOTHING
+        else {subject: [without_reason(entry) for entry in log] for subject, log in logs.items()}
+    )
 
 
 def without_reason(entry: Any) -> Any:
@@ -299,9 +290,10 @@ def is_lost(world: World) -> bool:
 
 
 async def gone(world: World) -> None:
-    """Wait for connection_lost(), but not for ever."""
-    deadline = world.loop.time() + 10 * SHORT["ssl_shutdown_timeout"]
-    while not is_lost(world) and world.loop.time() < deadline:
+    """Wait for connection_lost()."""
+    deadline = world.loop.time() + 10
+    while not is_lost(world):
+        assert world.loop.time() < deadline, "the connection does not end"
         for pump in world.pumps.values():
             pump()
         await asyncio.sleep(0.001)
@@ -312,8 +304,13 @@ def received(log: Any) -> bytes:
 
 
 def check(contexts: Contexts, side: str, version: str, damage: Any, piece: int, steps: Any) -> Any:
-    (ours, is_shifted), (theirs, _) = (history(kind, contexts, side, version, damage, piece, steps) for kind in KINDS)
-    if is_shifted:
+    for _ in range(3):
+        ours, theirs = (history(kind, contexts, side, version, damage, piece, steps) for kind in KINDS)
+        # Once in hundreds of runs the random bytes behind a record that was made shorter look like the next one.
+        if ours == theirs or damage[2][0] != "flip":
+            break
+    if damage[2][0] in ("insert", "drop", "repeat") and damage[1] > 0:
+        # Random bytes may now be where a length should be.
         assert ("lost" in str(ours.get("end"))) == ("lost" in str(theirs.get("end"))), (ours, theirs)
     else:
         assert ours == theirs
